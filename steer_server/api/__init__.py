@@ -1,0 +1,1 @@
+"""HTTP: the OpenAI routes with `steering`, and our own routes. No vLLM here."""

@@ -1,0 +1,137 @@
+"""The OpenAI routes that understand `steering`: chat, completions and models."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from steer_server.api.respond import error_response, respond, started_now, until_disconnect
+from steer_server.api.source import FIELD, HEADER, find_source
+from steer_server.engine.base import Route
+from steer_server.errors import NotFoundError, RequestError, SteerError
+from steer_server.state import Server
+from steer_server.steering.plan import BASE_PLAN, build_plan
+
+router = APIRouter(tags=["openai"])
+
+_STEERED_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "description": "An OpenAI request; all of vLLM's fields, and `steering`.",
+                    "properties": {
+                        "model": {"type": "string"},
+                        "stream": {"type": "boolean"},
+                        FIELD: {
+                            "type": "object",
+                            "additionalProperties": False,
+                            "properties": {
+                                "cultures": {"type": "object", "additionalProperties": {"type": "number"}},
+                                "values": {"type": "object", "additionalProperties": {"type": "number"}},
+                                "strength": {"type": "number", "default": 1.0},
+                                "method": {"type": "string", "enum": ["adapters", "none"]},
+                                "reward_heads": {"type": "array", "items": {"type": "string"}},
+                                "options": {"type": "object"},
+                            },
+                        },
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+async def read_json_object(request: Request) -> dict[str, Any]:
+    """The request's body. Raises: RequestError (400) when it is not a JSON object."""
+    content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if content_type != "application/json":
+        raise RequestError("Content-Type must be application/json.", code="invalid_body")
+    try:
+        body = json.loads(await request.body())
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"The body is not valid JSON: {error}", code="invalid_body") from error
+    if not isinstance(body, dict):
+        raise RequestError("The body must be a JSON object.", code="invalid_body")
+    return body
+
+
+@router.post("/v1/chat/completions", openapi_extra=_STEERED_BODY)
+async def chat_completions(request: Request) -> Response:
+    """Chat, steered by the body's `steering`, by the `X-Steering` header or by a model id `base@culture`."""
+    return await _steered("chat", request)
+
+
+@router.post("/v1/completions", openapi_extra=_STEERED_BODY)
+async def completions(request: Request) -> Response:
+    """Text completion, steered in the same ways as chat."""
+    return await _steered("completion", request)
+
+
+async def _steered(route: Route, request: Request) -> Response:
+    server: Server = request.app.state.steer
+    timings = started_now()
+    method = "unknown"
+    try:
+        body = await read_json_object(request)
+        catalogue = server.catalogue
+        timings.started = time.perf_counter()
+        source = find_source(body, request.headers, server.model_names())
+        plan = BASE_PLAN
+        if source.spec is not None:
+            plan = build_plan(source.spec, catalogue, server.policy, param=source.param)
+        method = plan.method
+        timings.plan_seconds = time.perf_counter() - timings.started
+        server.metrics.plan_seconds.observe(timings.plan_seconds)
+        work = respond(
+            server.engine, server.leases, server.metrics, route, source.body, plan, catalogue, request,
+            timings=timings, describe=source.spec is not None,
+        )
+        response = await until_disconnect(request, work)
+    except SteerError as error:
+        response = error_response(error)
+    server.metrics.requests_total.labels(route, method, response.status_code).inc()
+    return response
+
+
+@router.get("/v1/models")
+async def list_models(request: Request) -> Response:
+    """The base model, every culture as `base@culture`, and every preset."""
+    return JSONResponse({"object": "list", "data": _cards(request.app.state.steer)})
+
+
+@router.get("/v1/models/{model_id:path}")
+async def retrieve_model(model_id: str, request: Request) -> Response:
+    """One of the models above."""
+    for card in _cards(request.app.state.steer):
+        if card["id"] == model_id:
+            return JSONResponse(card)
+    return error_response(NotFoundError(f"The model `{model_id}` does not exist.", param="model"))
+
+
+def _cards(server: Server) -> list[dict[str, Any]]:
+    names = server.model_names()
+
+    def card(model_id: str, parent: str | None) -> dict[str, Any]:
+        return {
+            "id": model_id,
+            "object": "model",
+            "created": server.started_unix_seconds,
+            "owned_by": "steer-server",
+            "root": names.base,
+            "parent": parent,
+        }
+
+    return [card(names.base, None), *(card(model_id, names.base) for model_id in names.ids())]
+
+
+STEERED_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/steering/plan"})
+STEERED_HEADER = HEADER.lower().encode()

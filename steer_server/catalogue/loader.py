@@ -1,0 +1,73 @@
+"""Reads a directory of adapters into a catalogue. A bad adapter is refused by itself; the others load."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from steer_server.catalogue.base_model import BaseModel
+from steer_server.catalogue.manifest import MANIFEST
+from steer_server.catalogue.snapshot import Catalogue, LoadedAdapter
+from steer_server.catalogue.validation import validate_adapter
+from steer_server.errors import CatalogueError, ConfigError
+
+logger = logging.getLogger("steer_server.catalogue")
+
+
+@dataclass(frozen=True)
+class RefusedAdapter:
+    """A folder that was not loaded, and why."""
+
+    folder_name: str
+    reason: str
+    detail: str
+
+
+def load_directory(
+    directory: Path | None, base: BaseModel, max_rank: int
+) -> tuple[Catalogue, tuple[RefusedAdapter, ...]]:
+    """The catalogue of every valid adapter folder directly below `directory`, and what was refused.
+
+    Raises: ConfigError when the directory does not exist.
+    """
+    if directory is None:
+        return Catalogue(), ()
+    if not directory.is_dir():
+        raise ConfigError(f"--adapters {directory}: no such directory")
+    catalogue, refused = Catalogue(), []
+    for folder in sorted(path for path in directory.iterdir() if (path / MANIFEST).exists()):
+        try:
+            adapter = validate_adapter(folder.resolve(), base, max_rank)
+            catalogue = with_adapter(catalogue, adapter)
+        except CatalogueError as error:
+            logger.error("refused %s: %s", folder.name, error)
+            refused.append(RefusedAdapter(folder.name, error.reason, error.detail))
+    return catalogue, tuple(refused)
+
+
+def with_adapter(catalogue: Catalogue, adapter: LoadedAdapter) -> Catalogue:
+    """A new snapshot with one more adapter.
+
+    Raises: CatalogueError when its name, culture or an axis is taken.
+    """
+    return Catalogue.of([*catalogue.adapters, adapter])
+
+
+def largest_rank(directory: Path | None) -> int:
+    """The largest rank that an adapter below `directory` declares; 0 without any.
+
+    Read before the engine starts, to size its bank; unreadable configs count for nothing here and are
+    refused by `load_directory` later.
+    """
+    import json
+
+    largest = 0
+    for config in sorted(directory.glob("*/adapter_config.json")) if directory else []:
+        try:
+            rank = json.loads(config.read_text()).get("r")
+        except (ValueError, OSError, AttributeError):
+            continue
+        if isinstance(rank, int) and not isinstance(rank, bool):
+            largest = max(largest, rank)
+    return largest

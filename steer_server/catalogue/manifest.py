@@ -1,0 +1,207 @@
+"""`adapter.yaml`: what an adapter says of itself, and the content digest that identifies it.
+
+An adapter is a folder: `adapter.yaml` (this manifest), `adapter_config.json` and
+`adapter_model.safetensors` as PEFT writes them, and a card `README.md`. The manifest lists every file that
+the engine will read, with size and sha256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from steer_server.errors import CatalogueError
+
+MANIFEST = "adapter.yaml"
+WEIGHTS = "adapter_model.safetensors"
+PEFT_CONFIG = "adapter_config.json"
+MAX_MANIFEST_BYTES = 256 * 1024
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
+"""Names are lower case and never contain `@`, `:` or `/`, which separate names elsewhere."""
+
+Country = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+Kind = Literal["lora", "panacea"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileEntry(_Strict):
+    path: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+    """A plain file name: no folders, so nothing can point outside."""
+    size_bytes: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class CultureInfo(_Strict):
+    """The community whose values a `lora` adapter carries."""
+
+    id: Name
+    countries: tuple[Country, ...] = ()
+    """ISO 3166 alpha-3."""
+
+
+class ValueAxis(_Strict):
+    """One direction of a `panacea` adapter. Its gate is its share of the preference vector."""
+
+    id: Name
+    description: str = ""
+    rank_index: Annotated[int, Field(ge=0)]
+    """The rank (row of A, column of B) that carries this axis; ranks that carry none are shared."""
+
+
+class DataSource(_Strict):
+    source: str
+    licence: str
+
+
+class Manifest(_Strict):
+    """The checked contents of `adapter.yaml`."""
+
+    schema_version: Literal[1]
+    name: Name
+    version: Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+-]{0,40}$")]
+    kind: Kind
+    description: str = ""
+    base_model: str
+    """Must equal the base model that is served."""
+    licence: str = ""
+    culture: CultureInfo | None = None
+    axes: tuple[ValueAxis, ...] = ()
+    files: tuple[FileEntry, ...]
+    data: tuple[DataSource, ...] = ()
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Manifest:
+        if (self.kind == "lora") != (self.culture is not None):
+            raise ValueError("a lora has `culture`; other kinds do not")
+        if (self.kind == "panacea") != bool(self.axes):
+            raise ValueError("a panacea has `axes`; other kinds do not")
+        indexes = [axis.rank_index for axis in self.axes]
+        ids = [axis.id for axis in self.axes]
+        if len(set(indexes)) != len(indexes) or len(set(ids)) != len(ids):
+            raise ValueError("two axes share an id or a rank_index")
+        paths = [entry.path for entry in self.files]
+        if len(set(paths)) != len(paths):
+            raise ValueError("a file is listed twice")
+        if missing := {WEIGHTS, PEFT_CONFIG} - set(paths):
+            raise ValueError(f"`files` does not list {sorted(missing)}")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """Content digest: sha256 over the canonical manifest, which holds the files' own hashes. Hex."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of an adapter folder.
+
+    Raises: CatalogueError when it is missing, too large, not YAML, or breaks the schema above.
+    """
+    path = folder / MANIFEST
+    if path.is_symlink() or not path.is_file():
+        raise CatalogueError(folder.name, "manifest_missing", f"no regular file {MANIFEST}")
+    if path.stat().st_size > MAX_MANIFEST_BYTES:
+        raise CatalogueError(folder.name, "manifest_too_large", f"over {MAX_MANIFEST_BYTES} bytes")
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CatalogueError(folder.name, "manifest_unreadable", str(error)) from error
+    if not isinstance(document, dict):
+        raise CatalogueError(folder.name, "manifest_unreadable", "not a mapping")
+    try:
+        return Manifest.model_validate(document)
+    except ValidationError as error:
+        details = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors()
+        )
+        raise CatalogueError(folder.name, "manifest_invalid", details) from error
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe_files(folder: Path, names: Sequence[str]) -> tuple[FileEntry, ...]:
+    return tuple(
+        FileEntry(path=n, size_bytes=(folder / n).stat().st_size, sha256=file_sha256(folder / n))
+        for n in names
+    )
+
+
+def write_adapter_folder(
+    folder: Path,
+    *,
+    name: str,
+    version: str,
+    kind: Kind,
+    base_model: str,
+    rank: int,
+    alpha: float,
+    target_modules: Sequence[str],
+    tensors: Mapping[str, Any],
+    description: str = "",
+    licence: str = "",
+    culture: CultureInfo | None = None,
+    axes: Sequence[ValueAxis] = (),
+    data: Sequence[DataSource] = (),
+    card: str = "",
+    extra: Mapping[str, str] | None = None,
+) -> Manifest:
+    """Writes a complete adapter folder that PEFT can open as it is.
+
+    Args:
+        tensors: PEFT's names (`base_model.model....lora_A.weight`) to tensors.
+        extra: further text files by name; they are not part of the manifest's `files`.
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.contiguous() for k, v in tensors.items()}, folder / WEIGHTS)
+    peft_config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model,
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "use_rslora": False,
+        "use_dora": False,
+        "modules_to_save": None,
+        "inference_mode": True,
+        "target_modules": sorted(target_modules),
+    }
+    (folder / PEFT_CONFIG).write_text(json.dumps(peft_config, indent=2) + "\n")
+    if card:
+        (folder / "README.md").write_text(card)
+    for file_name, text in (extra or {}).items():
+        (folder / file_name).write_text(text)
+    manifest = Manifest(
+        schema_version=1,
+        name=name,
+        version=version,
+        kind=kind,
+        description=description,
+        base_model=base_model,
+        licence=licence,
+        culture=culture,
+        axes=tuple(axes),
+        files=describe_files(folder, [PEFT_CONFIG, WEIGHTS]),
+        data=tuple(data),
+    )
+    document = manifest.model_dump(mode="json", exclude_defaults=True)
+    (folder / MANIFEST).write_text(yaml.safe_dump(document, sort_keys=False, width=100))
+    return manifest

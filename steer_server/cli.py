@@ -1,0 +1,105 @@
+"""The `steer-server` command."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from steer_server import builtin_model
+from steer_server.errors import SteerError
+from steer_server.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Steer a model's values per request.")
+model_commands = typer.Typer(no_args_is_help=True, help="The built-in model.")
+train_commands = typer.Typer(no_args_is_help=True, help="Train adapters.")
+bench_commands = typer.Typer(no_args_is_help=True, help="Measure speed.")
+app.add_typer(model_commands, name="model")
+app.add_typer(train_commands, name="train")
+app.add_typer(bench_commands, name="bench")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def serve(
+    context: typer.Context,
+    model: Annotated[str | None, typer.Option(help="`builtin`, a directory or a Hugging Face id.")] = None,
+    adapters: Annotated[Path | None, typer.Option(help="Directory of adapter folders.")] = None,
+    policy: Annotated[Path | None, typer.Option(help="YAML file: limits, floors, denied adapters.")] = None,
+    presets: Annotated[Path | None, typer.Option(help="YAML file: preset id -> steering object.")] = None,
+    bank_slots: Annotated[int | None, typer.Option(help="Adapters resident at once.")] = None,
+    bank_rank: Annotated[int | None, typer.Option(help="Largest rank of an adapter.")] = None,
+    max_num_seqs: Annotated[int | None, typer.Option(help="Most sequences in one step.")] = None,
+    served_model_name: Annotated[str | None, typer.Option(help="The base model's name in the API.")] = None,
+    host: Annotated[str, typer.Option()] = "127.0.0.1",
+    port: Annotated[int, typer.Option()] = 8000,
+) -> None:
+    """Serve. Further options go to vLLM, such as `--max-model-len 2048`."""
+    settings = Settings.read(
+        model=model, adapters=adapters and adapters.resolve(), policy=policy and policy.resolve(),
+        presets=presets and presets.resolve(), bank_slots=bank_slots, bank_rank=bank_rank,
+        max_num_seqs=max_num_seqs, served_model_name=served_model_name,
+    )
+    from steer_server.catalogue.base_model import BaseModel
+
+    if settings.model == "builtin":
+        builtin_model.ensure_builtin(settings.cache)
+    from steer_server.engine.launch import serve as serve_vllm
+
+    serve_vllm(BaseModel.of(settings), settings, host, port, context.args)
+
+
+@app.command()
+def check(
+    url: Annotated[str, typer.Argument(help="Such as http://127.0.0.1:8000")],
+    api_key: Annotated[str, typer.Option(envvar="STEER_API_KEY")] = "",
+) -> None:
+    """Test a running server: base unchanged, steered differs, blends add up, bad input is refused."""
+    from steer_server.check import run_checks
+
+    raise typer.Exit(0 if run_checks(url, api_key) else 1)
+
+
+@model_commands.command("fetch")
+def model_fetch() -> None:
+    """Fetch and convert the built-in model, unless it is there. Prints its directory."""
+    print(builtin_model.ensure_builtin(Settings.read().cache))
+
+
+@train_commands.command("culture")
+def train_culture_command(
+    recipe: Annotated[Path, typer.Option(help="YAML file with `defaults` and `cultures`.")],
+    data: Annotated[Path, typer.Option(help="Survey answers, gzipped JSON lines.")],
+    prompts: Annotated[Path, typer.Option(help="Ordinary prompts with answers, gzipped JSON lines.")],
+    out: Annotated[Path, typer.Option(help="Directory that gets one adapter folder per culture.")],
+    culture: Annotated[list[str] | None, typer.Option(help="Only these; repeatable.")] = None,
+    model: Annotated[str, typer.Option()] = "builtin",
+) -> None:
+    """Train culture adapters on a survey. A culture that is already in `out` is skipped."""
+    from steer_server.training.culture import train_cultures
+
+    settings = Settings.read(model=model)
+    train_cultures(recipe, data, prompts, out, settings, only=culture or [])
+
+
+@bench_commands.command("throughput")
+def bench_throughput(
+    out: Annotated[Path, typer.Option(help="Directory for the JSON report.")] = Path("out/bench"),
+    adapters: Annotated[Path, typer.Option()] = Path("adapters"),
+    batch: Annotated[list[int] | None, typer.Option(help="Batch sizes; repeatable.")] = None,
+    repeats: Annotated[int, typer.Option(help="Rounds of all variants, interleaved.")] = 2,
+) -> None:
+    """Decode throughput side by side: no LoRA, stock vLLM LoRA, the bank with all-different blends."""
+    from steer_server.evaluation.throughput import run_throughput
+
+    run_throughput(Settings.read(adapters=adapters.resolve()), batch or [8, 32], repeats, out)
+
+
+def main() -> None:
+    """Entry point: errors of ours are one message, not a traceback."""
+    try:
+        app()
+    except SteerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error

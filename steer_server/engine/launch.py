@@ -1,0 +1,88 @@
+"""Starts vLLM's own server, in this process, with the bank and our routes in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from typing import Any
+
+from steer_server.catalogue.base_model import BaseModel
+from steer_server.engine.plugin import WORKER_EXTENSION
+from steer_server.engine.worker import BANK_KEY
+from steer_server.errors import ConfigError
+from steer_server.settings import PLUGIN_NAMES, Settings
+
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM allows as `max_lora_rank`; the bank's own rank may be any number up to the next of them."""
+
+OURS = (
+    "--enable-lora", "--max-loras", "--max-cpu-loras", "--max-lora-rank", "--lora-target-modules",
+    "--lora-modules", "--worker-extension-cls", "--additional-config", "--served-model-name", "--model",
+    "--max-num-seqs", "--api-key", "--api-server-count", "--fully-sharded-loras",
+)
+"""vLLM options that the server sets itself; giving one is a start-up error."""
+
+
+def engine_options(base: BaseModel, settings: Settings) -> dict[str, Any]:
+    """vLLM engine options that put the bank in place; also for `vllm.LLM(**options)`."""
+    return {
+        "model": base.path,
+        "max_num_seqs": settings.max_num_seqs,
+        "enable_lora": True,
+        # vLLM counts distinct plans of a step, not adapters.
+        "max_loras": settings.max_num_seqs,
+        "max_cpu_loras": settings.max_num_seqs,
+        "max_lora_rank": next(rank for rank in VLLM_RANKS if rank >= settings.bank_rank),
+        "lora_target_modules": base.linear_suffixes,
+        "worker_extension_cls": WORKER_EXTENSION,
+        "additional_config": {BANK_KEY: {"slots": settings.bank_slots, "rank": settings.bank_rank}},
+    }
+
+
+def serve(
+    base: BaseModel, settings: Settings, host: str, port: int, vllm_arguments: Sequence[str] = ()
+) -> None:
+    """Serves until stopped.
+
+    Args:
+        vllm_arguments: further options of `vllm serve`, such as `["--max-model-len", "2048"]`.
+
+    Raises: ConfigError for an option that the server sets itself, or when vLLM would not find our plugins.
+    """
+    import uvloop
+    from vllm.entrypoints.launchers.api_server.entry import run_server
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
+    from vllm.logger import configure_logging_from_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    given = {argument.split("=")[0].replace("_", "-") for argument in vllm_arguments}
+    if taken := sorted(given & set(OURS)):
+        raise ConfigError(f"these vLLM options are set by the server itself: {', '.join(taken)}")
+    _check_plugins()
+    settings.export()
+    cli_env_setup()
+    parser = make_arg_parser(FlexibleArgumentParser(prog="steer-server serve"))
+    arguments = parser.parse_args(list(vllm_arguments))
+    for name, value in engine_options(base, settings).items():
+        setattr(arguments, name, value)
+    arguments.host, arguments.port = host, port
+    arguments.served_model_name = [base.served_name]
+    if settings.api_key is not None:
+        arguments.api_key = [settings.api_key.get_secret_value()]
+    configure_logging_from_args(arguments)
+    validate_parsed_serve_args(arguments)
+    uvloop.run(run_server(arguments))
+
+
+def _check_plugins() -> None:
+    """vLLM only logs a plugin that it cannot find or import, and then serves without it."""
+    groups = ("vllm.general_plugins", "vllm.endpoint_plugins")
+    found = {entry.name: entry for group in groups for entry in entry_points(group=group)}
+    if missing := sorted(set(PLUGIN_NAMES) - set(found)):
+        raise ConfigError(f"entry points {missing} are not installed; run `pip install` on the project again")
+    for name in PLUGIN_NAMES:
+        found[name].load()
+    from steer_server.engine.plugin import http_plugin
+
+    http_plugin()

@@ -1,0 +1,49 @@
+"""vLLM's entry points: `install` puts the bank into every vLLM process, `http_plugin` our routes into the API.
+
+What is replaced in vLLM 0.32, and nothing else:
+- the platform's punica wrapper class, and the worker's LoRA manager class;
+- on CPU, the rule that switches compilation off as soon as LoRA is on (it is there for vLLM's own LoRA
+  operations, which cannot be traced; the bank's can).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+WRAPPER = "steer_server.engine.worker.GatePunicaWrapper"
+WORKER_EXTENSION = "steer_server.engine.worker.BankWorkerExtension"
+
+
+def install() -> None:
+    """Called by vLLM in every process before a model is loaded, possibly more than once."""
+    import vllm.v1.worker.lora_model_runner_mixin as mixin
+    from vllm.platforms import current_platform
+
+    from steer_server.engine.worker import BankWorkerManager
+
+    platform = type(current_platform)
+    platform.get_punica_wrapper = classmethod(lambda cls: WRAPPER)
+    mixin.LRUCacheWorkerLoRAManager = BankWorkerManager
+    if current_platform.is_cpu() and not hasattr(platform, "_steer_keeps_compilation"):
+        platform._steer_keeps_compilation = True
+        _keep_compilation(platform)
+
+
+def _keep_compilation(platform: Any) -> None:
+    original = platform.check_and_update_config.__func__
+
+    def check_and_update_config(cls: Any, vllm_config: Any) -> None:
+        lora_config, vllm_config.lora_config = vllm_config.lora_config, None
+        try:
+            original(cls, vllm_config)
+        finally:
+            vllm_config.lora_config = lora_config
+
+    platform.check_and_update_config = classmethod(check_and_update_config)
+
+
+def http_plugin() -> Any:
+    """The object that vLLM asks to attach our routes and to prepare their state."""
+    from steer_server.engine.vllm_engine import HttpPlugin
+
+    return HttpPlugin()

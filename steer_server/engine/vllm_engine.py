@@ -1,0 +1,208 @@
+"""VllmEngine: requests go to vLLM's own OpenAI handlers, each with its plan in place of a LoRA adapter.
+
+vLLM's handlers choose an adapter from the model's name; ours must come from the plan. The handlers are given
+an engine client that is vLLM's own but for one thing: `generate` adds the plan of the current request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from argparse import Namespace
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextvars import ContextVar
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.requests import Request
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.entrypoints.serve.utils.sse_keep_alive import with_sse_keep_alive
+from vllm.exceptions import GracefulHTTPError
+from vllm.lora.request import LoRARequest
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from steer_server.app import attach, start
+from steer_server.catalogue.snapshot import LoadedAdapter
+from steer_server.engine.base import Answer, Route
+from steer_server.engine.worker import BANK_KEY
+from steer_server.errors import CapacityError, EngineError, EngineRefusal
+from steer_server.settings import Settings
+from steer_server.steering.plan import SteeringPlan
+
+FIRST_PLAN_ID = 1 << 20
+"""Above every id that vLLM gives to adapters of its own or to warm-up requests."""
+
+_current_run: ContextVar[VllmRun | None] = ContextVar("current_run", default=None)
+
+
+class PlanIds:
+    """A fresh integer for each plan, the same one for as long as the plan is remembered, never used twice.
+
+    vLLM takes two `LoRARequest`s of one name for the same, so a plan in use must keep its id.
+    """
+
+    def __init__(self, max_plans: int) -> None:
+        self._max_plans = max_plans
+        self._next = itertools.count(FIRST_PLAN_ID)
+        self._known: OrderedDict[str, LoRARequest] = OrderedDict()
+        self._num_users: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def take(self, plan: SteeringPlan) -> LoRARequest:
+        """The plan as vLLM carries it; `give_back` when the request has ended."""
+        request = self._known.get(plan.digest)
+        if request is None:
+            request = LoRARequest(plan.digest, next(self._next), plan.to_json())
+            self._known[plan.digest] = request
+        self._known.move_to_end(plan.digest)
+        self._num_users[plan.digest] = self._num_users.get(plan.digest, 0) + 1
+        while len(self._known) > self._max_plans:
+            idle = next((digest for digest in self._known if digest not in self._num_users), None)
+            if idle is None:
+                break
+            del self._known[idle]
+        return request
+
+    def give_back(self, plan: SteeringPlan) -> None:
+        self._num_users[plan.digest] -= 1
+        if not self._num_users[plan.digest]:
+            del self._num_users[plan.digest]
+
+
+class SteeredClient:
+    """vLLM's engine client; `generate` runs under the current request's plan."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def generate(self, prompt: Any, sampling_params: Any, request_id: str, **kwargs: Any) -> Any:
+        run = _current_run.get()
+        if run is None:
+            raise AssertionError("a steered handler was called outside a run")
+        run.request_ids.append(request_id)
+        kwargs["lora_request"] = run.lora_request
+        return self._client.generate(prompt, sampling_params, request_id, **kwargs)
+
+
+class VllmEngine:
+    """The Engine protocol on one vLLM server's state."""
+
+    def __init__(self, client: Any, state: Any, args: Namespace, settings: Settings) -> None:
+        self.client = client
+        self.served_name = str(state.openai_serving_models.base_model_paths[0].name)
+        self.num_slots = int(args.additional_config[BANK_KEY]["slots"])
+        self.keep_alive_seconds = float(getattr(args, "sse_keep_alive_interval", 0) or 0)
+        self.plan_ids = PlanIds(settings.max_plans)
+        self.handlers = {
+            "chat": (ChatCompletionRequest, state.openai_serving_chat, "create_chat_completion"),
+            "completion": (CompletionRequest, state.openai_serving_completion, "create_completion"),
+        }
+        for _, handler, _ in self.handlers.values():
+            handler.engine_client = SteeredClient(client)
+
+    async def load_slot(self, slot: int, adapter: LoadedAdapter) -> None:
+        try:
+            await self.client.collective_rpc(
+                "steer_load_slot", args=(slot, adapter.digest, str(adapter.folder))
+            )
+        except EngineDeadError as error:
+            raise EngineError("The engine is dead.") from error
+        except Exception as error:
+            raise EngineError(f"Adapter {adapter.title} could not be loaded: {error}") from error
+
+    def run(self, route: Route, body: dict[str, Any], plan: SteeringPlan, request: Request) -> VllmRun:
+        return VllmRun(self, route, body, plan, request)
+
+    async def check_health(self) -> None:
+        try:
+            await self.client.check_health()
+        except Exception as error:
+            raise EngineError(f"The engine is dead: {error}") from error
+
+    async def bank_info(self) -> dict[str, Any]:
+        (info, *_) = await self.client.collective_rpc("steer_bank_info")
+        return dict(info)
+
+
+class VllmRun:
+    """One request; owns its plan id until it has stopped."""
+
+    def __init__(
+        self, engine: VllmEngine, route: Route, body: dict[str, Any], plan: SteeringPlan, request: Request
+    ) -> None:
+        self.engine, self.route, self.body, self.plan, self.request = engine, route, body, plan, request
+        self.request_ids: list[str] = []
+        self.lora_request: LoRARequest | None = None
+        self._is_stopped = False
+        self._is_finished = False
+
+    async def answer(self) -> Answer:
+        model, handler, method = self.engine.handlers[self.route]
+        try:
+            parsed = model.model_validate(self.body)
+        except ValidationError as error:
+            located = [{**e, "loc": ("body", *e["loc"])} for e in error.errors()]
+            raise RequestValidationError(located) from error
+        if not self.plan.is_base:
+            self.lora_request = self.engine.plan_ids.take(self.plan)
+        token = _current_run.set(self)
+        try:
+            result = await getattr(handler, method)(parsed, self.request)
+        except EngineDeadError as error:
+            raise EngineError("The engine is dead.") from error
+        except GracefulHTTPError as error:
+            raise CapacityError(str(error)) from error
+        finally:
+            _current_run.reset(token)
+        if isinstance(result, ErrorResponse):
+            raise EngineRefusal(result.model_dump(), result.error.code)
+        if hasattr(result, "model_dump"):
+            self._is_finished = True
+            return Answer(body=result.model_dump())
+        events = with_sse_keep_alive(result, self.engine.keep_alive_seconds)
+        return Answer(events=self._watched(events))
+
+    async def _watched(self, events: Any) -> AsyncIterator[str]:
+        try:
+            async for event in events:
+                yield event
+            self._is_finished = True
+        finally:
+            await events.aclose()
+
+    async def stop(self) -> None:
+        if self._is_stopped:
+            return
+        self._is_stopped = True
+        try:
+            if not self._is_finished and self.request_ids:
+                await self.engine.client.abort(self.request_ids)
+        finally:
+            if self.lora_request is not None:
+                self.engine.plan_ids.give_back(self.plan)
+
+
+class HttpPlugin:
+    """What vLLM calls to attach our routes and to prepare their state."""
+
+    name = "steer_server_http"
+    required_tasks = ("generate",)
+
+    def attach_router(self, app: FastAPI) -> None:
+        attach(app)
+
+    async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
+        """Loads the catalogue and probes it; the server does not start when that fails."""
+        settings = Settings.read()
+        engine = VllmEngine(engine_client, state, args, settings)
+        await asyncio.shield(start(state, engine, settings))

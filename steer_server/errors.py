@@ -1,0 +1,162 @@
+"""Every error the server answers with, and the only place that knows HTTP status codes.
+
+    SteerError
+    ├── RequestError            400  invalid_steering          the client can mend it
+    │   ├── UnknownNameError    400  unknown_culture | unknown_value | unknown_key | ...
+    │   ├── PolicyError         400  policy_violation          403 where an adapter is denied
+    │   ├── NotFoundError       404  model_not_found | adapter_not_found
+    │   └── ConflictError       409  adapter_incompatible      permanent: x-should-retry: false
+    ├── CapacityError           503  no_bank_slot | draining   retryable, carries Retry-After
+    ├── EngineError             502  engine_error              translated from vLLM in engine/
+    ├── CatalogueError           -   an adapter is refused; the old one stays
+    ├── ConfigError              -   the server does not start
+    └── TrainingError            -   a command ends with an exit code
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+
+class SteerError(Exception):
+    """Base of the tree. `str(error)` says what is wrong and how to mend it."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "InternalServerError"
+    code: str = "internal_error"
+    param: str | None = None
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param if param is not None else self.param
+        self.code = code or self.code
+
+    @property
+    def http_status(self) -> int:
+        return self.status
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Response headers that tell OpenAI clients whether a retry can help."""
+        return {}
+
+    def body(self) -> dict[str, Any]:
+        """The error in OpenAI's shape."""
+        return {
+            "error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}
+        }
+
+
+class RequestError(SteerError):
+    """The request is wrong; sending it again unchanged will fail again."""
+
+    status = 400
+    type = "BadRequestError"
+    code = "invalid_steering"
+
+
+class UnknownNameError(RequestError):
+    """A name that is not known here, with the nearest one that is."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, param: str, code: str) -> None:
+        known = sorted(known)
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        listing = f" Known: {', '.join(known[:20])}." if known else " None is loaded."
+        super().__init__(f"Unknown {kind} {name!r}.{hint}{listing}", param=param, code=code)
+
+
+class PolicyError(RequestError):
+    """The operator's policy does not allow this."""
+
+    code = "policy_violation"
+
+
+class DeniedError(PolicyError):
+    """An adapter that the operator's policy denies."""
+
+    status = 403
+    type = "PermissionDeniedError"
+    code = "adapter_denied"
+
+
+class NotFoundError(RequestError):
+    status = 404
+    type = "NotFoundError"
+    code = "model_not_found"
+
+
+class ConflictError(RequestError):
+    """Permanent: OpenAI clients retry 409 unless told not to."""
+
+    status = 409
+    type = "ConflictError"
+    code = "adapter_incompatible"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"x-should-retry": "false"}
+
+
+class CapacityError(SteerError):
+    """Nothing is wrong with the request; there is no room for it now."""
+
+    status = 503
+    type = "ServiceUnavailableError"
+    code = "no_bank_slot"
+
+    def __init__(self, message: str, *, retry_after_seconds: int = 1, code: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self.retry_after_seconds = retry_after_seconds
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": str(self.retry_after_seconds)}
+
+
+class EngineError(SteerError):
+    """The engine failed; `engine/` translates vLLM's own exceptions into this."""
+
+    status = 502
+    type = "EngineError"
+    code = "engine_error"
+
+
+class EngineRefusal(SteerError):
+    """vLLM refused the request with its own status and body, which are passed on as they are."""
+
+    def __init__(self, body: dict[str, Any], status: int) -> None:
+        detail = body.get("error", {})
+        super().__init__(str(detail.get("message", "refused")), param=detail.get("param"))
+        self._body, self._status = body, status
+
+    @property
+    def http_status(self) -> int:
+        return self._status
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": "1"} if self._status in (429, 503) else {}
+
+    def body(self) -> dict[str, Any]:
+        return self._body
+
+
+class CatalogueError(SteerError):
+    """An adapter is refused. `reason` is one stable word for metrics and scripts."""
+
+    code = "adapter_refused"
+
+    def __init__(self, adapter: str, reason: str, detail: str) -> None:
+        super().__init__(f"adapter {adapter}: {reason}: {detail}")
+        self.adapter, self.reason, self.detail = adapter, reason, detail
+
+
+class ConfigError(SteerError):
+    """The server does not start."""
+
+
+class TrainingError(SteerError):
+    """A training command cannot go on."""

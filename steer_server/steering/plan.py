@@ -1,0 +1,189 @@
+"""SteeringPlan: what will be done for one request. Frozen, hashable, with a digest that identifies it.
+
+Gates are quantised to steps of 0.001: two requests closer than that are the same plan and share cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from steer_server.catalogue.snapshot import Catalogue, LoadedAdapter
+from steer_server.errors import PolicyError, RequestError, UnknownNameError
+from steer_server.steering.policy import Policy
+from steer_server.steering.spec import SteeringSpec
+
+GATE_DECIMALS = 3
+"""Resolution of every gate and weight in a plan: steps of 0.001."""
+
+
+def quantise(weight: float) -> float:
+    """The nearest multiple of 0.001; -0.0 becomes 0.0."""
+    return round(weight, GATE_DECIMALS) + 0.0
+
+
+@dataclass(frozen=True)
+class AdapterGate:
+    """One adapter's part in a plan."""
+
+    name: str
+    version: str
+    digest: str
+    """Content digest of the adapter."""
+    weight: float
+    """Gate on every rank that carries no value axis: the quantised weight x strength; 1 for panacea."""
+    axes: tuple[tuple[int, float], ...] = ()
+    """(rank index, gate) of each value axis."""
+
+    def gates(self, rank: int) -> list[float]:
+        """The gate of each of the adapter's ranks, length `rank`."""
+        row = [self.weight] * rank
+        for index, gate in self.axes:
+            row[index] = gate
+        return row
+
+
+@dataclass(frozen=True)
+class SteeringPlan:
+    """A plan without gates is the base model."""
+
+    method: str
+    adapters: tuple[AdapterGate, ...] = ()
+    """Sorted by content digest, so that the order of the request does not matter."""
+    values: tuple[tuple[str, float], ...] = ()
+    """The preference vector after normalising and policy."""
+
+    @cached_property
+    def digest(self) -> str:
+        """Identity of everything that changes hidden states: adapter contents and gates. 32 hex digits."""
+        identity = [[a.digest, a.weight, a.axes] for a in self.adapters]
+        canonical = json.dumps({"v": 1, "adapters": identity}, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+
+    @property
+    def is_base(self) -> bool:
+        return not self.adapters
+
+    def describe(self) -> dict[str, Any]:
+        """The response's `steering` object."""
+        return {
+            "plan": self.digest,
+            "method": self.method,
+            "applied": [
+                {"adapter": f"{a.name}@{a.version}", "weight": a.weight} for a in self.adapters
+            ],
+            "values": {axis: quantise(share) for axis, share in self.values},
+        }
+
+    def to_json(self) -> str:
+        """What travels to the engine's workers; `from_json` gives back an equal plan."""
+        return json.dumps(
+            {
+                "method": self.method,
+                "adapters": [[a.name, a.version, a.digest, a.weight, a.axes] for a in self.adapters],
+                "values": self.values,
+            },
+            separators=(",", ":"),
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> SteeringPlan:
+        document = json.loads(text)
+        adapters = tuple(
+            AdapterGate(name, version, digest, weight, tuple((i, g) for i, g in axes))
+            for name, version, digest, weight, axes in document["adapters"]
+        )
+        return cls(document["method"], adapters, tuple((a, s) for a, s in document["values"]))
+
+
+BASE_PLAN = SteeringPlan(method="none")
+
+
+def build_plan(
+    spec: SteeringSpec, catalogue: Catalogue, policy: Policy, *, param: str = "steering"
+) -> SteeringPlan:
+    """What will be done for `spec`, with what is loaded, within the policy.
+
+    Semantics: culture c gets the gate quantise(w_c * strength); value axis i gets quantise(strength * λ_i)
+    with λ = floor_values(w / Σ w), and the shared ranks of its adapter quantise(strength).
+    Gates that are 0 are dropped, so a plan of weight 0 is the base model itself.
+
+    Raises:
+        UnknownNameError: a culture or axis that is not loaded, with the nearest that is.
+        PolicyError, DeniedError: outside the policy.
+    """
+    if spec.method == "none":
+        return BASE_PLAN
+    policy.check_spec(spec, param=param)
+    gates: list[AdapterGate] = []
+    for culture, weight in spec.cultures.items():
+        field = f"{param}.cultures.{culture}"
+        adapter = catalogue.cultures.get(culture)
+        if adapter is None:
+            raise UnknownNameError("culture", culture, catalogue.cultures, param=field, code="unknown_culture")
+        policy.check_adapter(adapter.name, param=field)
+        gate = quantise(weight * spec.strength)
+        gates.append(AdapterGate(adapter.name, adapter.version, adapter.digest, gate))
+    shares: dict[str, float] = {}
+    if spec.values:
+        vector, shares = _preference_gate(spec, catalogue, policy, param)
+        gates.append(vector)
+    used = [gate for gate in gates if gate.weight or any(g for _, g in gate.axes)]
+    if len(used) > policy.max_adapters:
+        raise PolicyError(
+            f"The blend has {len(used)} adapters; at most {policy.max_adapters}.", param=f"{param}.cultures"
+        )
+    used.sort(key=lambda gate: gate.digest)
+    return SteeringPlan(spec.method, tuple(used), tuple(sorted(shares.items())))
+
+
+def _preference_gate(
+    spec: SteeringSpec, catalogue: Catalogue, policy: Policy, param: str
+) -> tuple[AdapterGate, dict[str, float]]:
+    owners: dict[str, LoadedAdapter] = {}
+    for axis in spec.values:
+        field = f"{param}.values.{axis}"
+        adapter = catalogue.axes.get(axis)
+        if adapter is None:
+            raise UnknownNameError("value axis", axis, catalogue.axes, param=field, code="unknown_value")
+        policy.check_adapter(adapter.name, param=field)
+        owners[adapter.name] = adapter
+    if len(owners) > 1:
+        raise RequestError(
+            f"The axes belong to different adapters ({', '.join(sorted(owners))}); "
+            "a preference vector uses the axes of one.",
+            param=f"{param}.values",
+        )
+    (adapter,) = owners.values()
+    total = sum(spec.values.values())
+    shares = {a.id: spec.values.get(a.id, 0.0) / total for a in adapter.manifest.axes}
+    shares = policy.floor_values(shares)
+    axes = tuple((a.rank_index, quantise(spec.strength * shares[a.id])) for a in adapter.manifest.axes)
+    gate = AdapterGate(adapter.name, adapter.version, adapter.digest, quantise(spec.strength), axes)
+    return gate, shares
+
+
+def describe_catalogue(catalogue: Catalogue, presets: Mapping[str, Any]) -> dict[str, Any]:
+    """What can be asked for now: the body of `GET /v1/steering`, less what the policy adds."""
+    return {
+        "cultures": [
+            {
+                "id": culture,
+                "description": adapter.manifest.description,
+                "countries": list(adapter.manifest.culture.countries) if adapter.manifest.culture else [],
+                "adapter": adapter.title,
+            }
+            for culture, adapter in sorted(catalogue.cultures.items())
+        ],
+        "values": [
+            {"id": a.id, "description": a.description, "adapter": adapter.title, "range": [0.0, 1.0]}
+            for adapter in catalogue.adapters
+            for a in adapter.manifest.axes
+        ],
+        "reward_heads": [],
+        "presets": [{"id": name, "steering": preset} for name, preset in sorted(presets.items())],
+    }

@@ -1,0 +1,142 @@
+"""SteeringSpec: what the client asked for, checked for form but not yet against what is loaded."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from steer_server.errors import RequestError, UnknownNameError
+
+METHODS = ("adapters", "none")
+"""Methods this server can run. Others of the contract are refused by name, not ignored."""
+
+METHODS_ELSEWHERE = ("best_of_n", "align_pro", "diffpo")
+
+KEYS = ("cultures", "values", "strength", "method", "reward_heads", "options")
+MAX_ENTRIES = 64
+
+
+@dataclass(frozen=True)
+class SteeringSpec:
+    """The request's `steering` object. Maps keep no order: two orders give the same plan."""
+
+    cultures: Mapping[str, float] = field(default_factory=dict)
+    """Weight per culture id: its share in the blend. Not normalised: weights add."""
+    values: Mapping[str, float] = field(default_factory=dict)
+    """Weight per value axis; normalised to the simplex when planned."""
+    strength: float = 1.0
+    """Scales every culture's weight. 0 is the base model, bit for bit."""
+    method: str = "adapters"
+
+
+def parse_spec(document: Any, *, param: str = "steering") -> SteeringSpec:
+    """A SteeringSpec from decoded JSON.
+
+    Args:
+        document: the value of the `steering` key or header.
+        param: path put before the names of fields in errors.
+
+    Raises: RequestError (400) whose `param` names the field, such as `steering.cultures.confucian`.
+    """
+    if not isinstance(document, dict):
+        raise RequestError(f"`{param}` must be an object, not {_json_type(document)}.", param=param)
+    for key in document:
+        if key not in KEYS:
+            raise UnknownNameError("key", str(key), KEYS, param=f"{param}.{key}", code="unknown_key")
+    method = document.get("method", "adapters")
+    if not isinstance(method, str):
+        raise RequestError(f"must be a string, not {_json_type(method)}.", param=f"{param}.method")
+    if method in METHODS_ELSEWHERE:
+        raise RequestError(
+            f"Method {method!r} is not available on this server. Available: {', '.join(METHODS)}.",
+            param=f"{param}.method",
+            code="method_unavailable",
+        )
+    if method not in METHODS:
+        raise UnknownNameError("method", method, METHODS, param=f"{param}.method", code="unknown_method")
+    cultures = _weights(document, "cultures", param)
+    values = _weights(document, "values", param)
+    strength = _number(document.get("strength", 1.0), f"{param}.strength")
+    _refuse_reward_heads(document.get("reward_heads", []), f"{param}.reward_heads")
+    _refuse_options(document.get("options", {}), method, f"{param}.options")
+    if method == "none" and (cultures or values):
+        raise RequestError(
+            "method 'none' takes no cultures and no values; leave them out, or use method 'adapters'.",
+            param=f"{param}.method",
+        )
+    if method == "adapters" and not cultures and not values:
+        raise RequestError(
+            "Nothing to steer by: give `cultures` or `values`, or method 'none' for the base model.",
+            param=param,
+        )
+    return SteeringSpec(cultures, values, strength, method)
+
+
+def parse_spec_text(text: str, *, param: str) -> SteeringSpec:
+    """The same from JSON text, as in the `X-Steering` header."""
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise RequestError(f"`{param}` is not valid JSON: {error}.", param=param) from error
+    return parse_spec(document, param=param)
+
+
+def _weights(document: Mapping[str, Any], key: str, param: str) -> dict[str, float]:
+    if key not in document:
+        return {}
+    field_name = f"{param}.{key}"
+    weights = document[key]
+    if not isinstance(weights, dict):
+        raise RequestError(
+            f"`{key}` must map names to weights, such as {{\"name\": 0.5}}, not {_json_type(weights)}.",
+            param=field_name,
+        )
+    if not weights:
+        raise RequestError(f"`{key}` is empty; leave it out or name at least one.", param=field_name)
+    if len(weights) > MAX_ENTRIES:
+        raise RequestError(f"`{key}` has {len(weights)} entries; at most {MAX_ENTRIES}.", param=field_name)
+    parsed = {name: _number(weight, f"{field_name}.{name}") for name, weight in weights.items()}
+    if all(weight == 0 for weight in parsed.values()):
+        raise RequestError(
+            f"The weights in `{key}` sum to 0. For the base model use strength 0 or method 'none'.",
+            param=field_name,
+        )
+    return parsed
+
+
+def _number(value: Any, param: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RequestError(f"`{param}` must be a number, not {_json_type(value)}.", param=param)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise RequestError(f"`{param}` must be finite, not {number}.", param=param)
+    return number
+
+
+def _refuse_reward_heads(heads: Any, param: str) -> None:
+    if not isinstance(heads, list) or not all(isinstance(head, str) for head in heads):
+        raise RequestError(f"`{param}` must be a list of names.", param=param)
+    if heads:
+        raise UnknownNameError("reward head", heads[0], (), param=f"{param}.0", code="unknown_reward_head")
+
+
+def _refuse_options(options: Any, method: str, param: str) -> None:
+    if not isinstance(options, dict):
+        raise RequestError(f"`{param}` must be an object, not {_json_type(options)}.", param=param)
+    for key in options:
+        raise RequestError(
+            f"Method {method!r} has no option {key!r}.", param=f"{param}.{key}", code="unknown_option"
+        )
+
+
+def _json_type(value: Any) -> str:
+    if value is None:
+        return "null"
+    names = {bool: "a boolean", str: "a string", list: "a list", dict: "an object"}
+    return names.get(type(value), "a number")

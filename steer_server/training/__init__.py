@@ -1,0 +1,1 @@
+"""Training of adapters from a community's own data."""

@@ -10,8 +10,9 @@ import asyncio
 import itertools
 from argparse import Namespace
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
+from copy import copy
 from typing import Any
 
 from fastapi import FastAPI
@@ -103,12 +104,13 @@ class VllmEngine:
         self.num_slots = int(args.additional_config[BANK_KEY]["slots"])
         self.keep_alive_seconds = float(getattr(args, "sse_keep_alive_interval", 0) or 0)
         self.plan_ids = PlanIds(settings.max_plans)
-        self.handlers = {
-            "chat": (ChatCompletionRequest, state.openai_serving_chat, "create_chat_completion"),
-            "completion": (CompletionRequest, state.openai_serving_completion, "create_completion"),
+        # Copies: vLLM's own routes keep the handlers as they are.
+        chat, completion = copy(state.openai_serving_chat), copy(state.openai_serving_completion)
+        chat.engine_client = completion.engine_client = SteeredClient(client)
+        self.handlers: dict[str, tuple[Any, Callable[..., Awaitable[Any]]]] = {
+            "chat": (ChatCompletionRequest, chat.create_chat_completion),
+            "completion": (CompletionRequest, completion.create_completion),
         }
-        for _, handler, _ in self.handlers.values():
-            handler.engine_client = SteeredClient(client)
 
     async def load_slot(self, slot: int, adapter: LoadedAdapter) -> None:
         try:
@@ -147,7 +149,7 @@ class VllmRun:
         self._is_finished = False
 
     async def answer(self) -> Answer:
-        model, handler, method = self.engine.handlers[self.route]
+        model, handle = self.engine.handlers[self.route]
         try:
             parsed = model.model_validate(self.body)
         except ValidationError as error:
@@ -157,7 +159,7 @@ class VllmRun:
             self.lora_request = self.engine.plan_ids.take(self.plan)
         token = _current_run.set(self)
         try:
-            result = await getattr(handler, method)(parsed, self.request)
+            result = await handle(parsed, self.request)
         except EngineDeadError as error:
             raise EngineError("The engine is dead.") from error
         except GracefulHTTPError as error:
@@ -173,6 +175,8 @@ class VllmRun:
         return Answer(events=self._watched(events))
 
     async def _watched(self, events: Any) -> AsyncIterator[str]:
+        # The stream is read in another task than `answer`, and beam search starts its work only then.
+        _current_run.set(self)
         try:
             async for event in events:
                 yield event

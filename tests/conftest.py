@@ -1,0 +1,83 @@
+"""Fixtures: the fake server, and the real one, which is started once and shared by all tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from steer_server.builtin_model import ensure_builtin
+from steer_server.catalogue.base_model import BaseModel
+from steer_server.settings import Settings
+from tests.support.adapters import TINY, random_adapter, tiny_base_model
+from tests.support.servers import NUM_SLOTS, Running, fake_server, live_server, shipped_adapters, write_extras
+
+VLLM_OPTIONS = (
+    # Small caches: two servers share the machine.
+    "--max-model-len", "2048", "--kv-cache-memory-bytes", "1G", "--enable-prompt-tokens-details",
+    "--enable-auto-tool-choice", "--tool-call-parser", "hermes",
+)
+
+
+@pytest.fixture(scope="session")
+async def fake(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
+    """The app on FakeEngine."""
+    folder = tmp_path_factory.mktemp("fake")
+    tiny_base_model(folder / TINY)
+    async with fake_server(folder, folder / TINY) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def builtin() -> BaseModel:
+    """The built-in model, fetched if need be."""
+    settings = Settings.read()
+    ensure_builtin(settings.cache)
+    return BaseModel.of(settings)
+
+
+@pytest.fixture(scope="session")
+def live_adapters(tmp_path_factory: pytest.TempPathFactory, builtin: BaseModel) -> tuple[Path, list[str]]:
+    """Shipped adapters and the extras of `write_extras`; and the options that name policy and presets."""
+    folder = shipped_adapters(tmp_path_factory.mktemp("live") / "adapters")
+    for name in ("amber", "blue"):
+        random_adapter(folder, name, builtin)
+    files = write_extras(folder, builtin)
+    return folder, [f"--{option}={path}" for option, path in files.items()]
+
+
+@pytest.fixture(scope="session")
+def vllm_process(
+    tmp_path_factory: pytest.TempPathFactory, live_adapters: tuple[Path, list[str]]
+) -> Iterator[Running]:
+    folder, options = live_adapters
+    arguments = [*options, f"--bank-slots={NUM_SLOTS}", *VLLM_OPTIONS]
+    with live_server(tmp_path_factory.mktemp("server"), folder, *arguments) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+async def vllm(vllm_process: Running) -> Running:
+    """The real server in bf16, compiled, with fewer slots than adapters."""
+    await vllm_process.read_cultures()
+    return vllm_process
+
+
+@pytest.fixture(scope="session")
+async def vllm_float32(
+    tmp_path_factory: pytest.TempPathFactory, live_adapters: tuple[Path, list[str]], vllm: Running
+) -> AsyncIterator[Running]:
+    """A second real server, in float32, where a batch has no rounding of its own: for exact comparisons."""
+    folder, options = live_adapters
+    arguments = [*options, *VLLM_OPTIONS, "--dtype", "float32"]
+    with live_server(tmp_path_factory.mktemp("float32"), folder, *arguments) as running:
+        await running.read_cultures()
+        yield running
+
+
+@pytest.fixture(params=["fake", pytest.param("vllm", marks=pytest.mark.engine)])
+def server(request: pytest.FixtureRequest) -> Running:
+    """Each engine in turn: what the contract suite runs on."""
+    running: Running = request.getfixturevalue(request.param)
+    return running

@@ -1,0 +1,60 @@
+import math
+
+import pytest
+
+from steer_server.errors import RequestError
+from steer_server.steering.spec import parse_spec, parse_spec_text
+
+WRONG = {
+    "not an object": ([1], "steering"),
+    "null": (None, "steering"),
+    "a string": ("confucian", "steering"),
+    "a misspelt key": ({"culturs": {"a": 1}}, "steering.culturs"),
+    "nothing to steer by": ({}, "steering"),
+    "an empty map of cultures": ({"cultures": {}}, "steering.cultures"),
+    "an empty map of values": ({"values": {}}, "steering.values"),
+    "cultures as a list": ({"cultures": ["a"]}, "steering.cultures"),
+    "cultures as null": ({"cultures": None}, "steering.cultures"),
+    "a weight as text": ({"cultures": {"a": "1"}}, "steering.cultures.a"),
+    "a weight as a boolean": ({"cultures": {"a": True}}, "steering.cultures.a"),
+    "a weight as null": ({"cultures": {"a": None}}, "steering.cultures.a"),
+    "a NaN weight": ({"cultures": {"a": math.nan}}, "steering.cultures.a"),
+    "an infinite weight": ({"values": {"a": math.inf}}, "steering.values.a"),
+    "a weight too large for a float": ({"cultures": {"a": 10**400}}, "steering.cultures.a"),
+    "weights that sum to 0": ({"cultures": {"a": 0, "b": 0.0}}, "steering.cultures"),
+    "too many entries": ({"cultures": {f"c{i}": 1 for i in range(65)}}, "steering.cultures"),
+    "strength as text": ({"cultures": {"a": 1}, "strength": "max"}, "steering.strength"),
+    "a NaN strength": ({"cultures": {"a": 1}, "strength": math.nan}, "steering.strength"),
+    "an unknown method": ({"cultures": {"a": 1}, "method": "adaptors"}, "steering.method"),
+    "a method of another server": ({"cultures": {"a": 1}, "method": "best_of_n"}, "steering.method"),
+    "method as a number": ({"cultures": {"a": 1}, "method": 3}, "steering.method"),
+    "none with cultures": ({"cultures": {"a": 1}, "method": "none"}, "steering.method"),
+    "an unknown reward head": ({"cultures": {"a": 1}, "reward_heads": ["kind"]}, "steering.reward_heads.0"),
+    "reward heads as text": ({"cultures": {"a": 1}, "reward_heads": "kind"}, "steering.reward_heads"),
+    "an option the method has not": ({"cultures": {"a": 1}, "options": {"n": 4}}, "steering.options.n"),
+    "options as a list": ({"cultures": {"a": 1}, "options": []}, "steering.options"),
+}
+
+
+@pytest.mark.parametrize(("document", "param"), WRONG.values(), ids=WRONG.keys())
+def test_a_wrong_spec_is_refused_with_the_field_that_is_wrong(document: object, param: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        parse_spec(document)
+    assert caught.value.param == param
+    assert caught.value.http_status == 400
+
+
+def test_an_error_suggests_the_nearest_key() -> None:
+    with pytest.raises(RequestError, match="Did you mean 'cultures'"):
+        parse_spec({"culturs": {"a": 1}})
+
+
+def test_the_defaults_are_full_strength_and_adapters() -> None:
+    spec = parse_spec({"cultures": {"a": 1}})
+    assert (spec.strength, spec.method, dict(spec.values)) == (1.0, "adapters", {})
+
+
+def test_a_header_that_is_not_json_is_refused() -> None:
+    with pytest.raises(RequestError, match="not valid JSON") as caught:
+        parse_spec_text("{cultures", param="X-Steering")
+    assert caught.value.param == "X-Steering"

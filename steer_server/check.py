@@ -93,8 +93,12 @@ class Checker:
         spec = {"cultures": {self.cultures[0]: 1.0}}
         whole = self.chat(spec)["choices"][0]["message"]["content"]
         request = {
-            "model": self.model, "messages": [{"role": "user", "content": PROMPT}], "stream": True,
-            "max_tokens": NUM_TOKENS, "temperature": 0, "steering": spec,
+            "model": self.model,
+            "messages": [{"role": "user", "content": PROMPT}],
+            "stream": True,
+            "max_tokens": NUM_TOKENS,
+            "temperature": 0,
+            "steering": spec,
         }
         chunks = []
         with self.client.stream("POST", "/v1/chat/completions", json=request) as response:
@@ -117,7 +121,9 @@ class Checker:
             request = {"model": self.model, "messages": [{"role": "user", "content": "x"}], "steering": spec}
             response = self.client.post("/v1/chat/completions", json=request)
             found = response.json().get("error", {}).get("param")
-            _expect(response.status_code == 400 and found == param, f"{spec}: {response.status_code}, {found}")
+            _expect(
+                response.status_code == 400 and found == param, f"{spec}: {response.status_code}, {found}"
+            )
         return f"{len(wrong)} wrong specs, each 400 with its param"
 
 
@@ -142,8 +148,11 @@ def run_checks(url: str, api_key: str = "") -> bool:
         checks: list[Callable[[], str]] = [checker.server_is_ready]
         if cultures:
             checks += [
-                checker.base_is_unchanged, checker.steered_differs, checker.blends_add_up,
-                checker.answers_say_what_was_applied, checker.streams_equal_answers,
+                checker.base_is_unchanged,
+                checker.steered_differs,
+                checker.blends_add_up,
+                checker.answers_say_what_was_applied,
+                checker.streams_equal_answers,
                 checker.bad_input_is_refused,
             ]
         for check in checks:

@@ -37,9 +37,14 @@ def serve(
 ) -> None:
     """Serve. Further options go to vLLM, such as `--max-model-len 2048`."""
     settings = Settings.read(
-        model=model, adapters=adapters and adapters.resolve(), policy=policy and policy.resolve(),
-        presets=presets and presets.resolve(), bank_slots=bank_slots, bank_rank=bank_rank,
-        max_num_seqs=max_num_seqs, served_model_name=served_model_name,
+        model=model,
+        adapters=adapters and adapters.resolve(),
+        policy=policy and policy.resolve(),
+        presets=presets and presets.resolve(),
+        bank_slots=bank_slots,
+        bank_rank=bank_rank,
+        max_num_seqs=max_num_seqs,
+        served_model_name=served_model_name,
     )
     from steer_server.catalogue.base_model import BaseModel
 

@@ -1,16 +1,16 @@
 """Every error the server answers with, and the only place that knows HTTP status codes.
 
-    SteerError
-    ├── RequestError            400  invalid_steering          the client can mend it
-    │   ├── UnknownNameError    400  unknown_culture | unknown_value | unknown_key | ...
-    │   ├── PolicyError         400  policy_violation          403 where an adapter is denied
-    │   ├── NotFoundError       404  model_not_found | adapter_not_found
-    │   └── ConflictError       409  adapter_incompatible      permanent: x-should-retry: false
-    ├── CapacityError           503  no_bank_slot | draining   retryable, carries Retry-After
-    ├── EngineError             502  engine_error              translated from vLLM in engine/
-    ├── CatalogueError           -   an adapter is refused; the old one stays
-    ├── ConfigError              -   the server does not start
-    └── TrainingError            -   a command ends with an exit code
+SteerError
+├── RequestError            400  invalid_steering          the client can mend it
+│   ├── UnknownNameError    400  unknown_culture | unknown_value | unknown_key | ...
+│   ├── PolicyError         400  policy_violation          403 where an adapter is denied
+│   ├── NotFoundError       404  model_not_found | adapter_not_found
+│   └── ConflictError       409  adapter_incompatible      permanent: x-should-retry: false
+├── CapacityError           503  no_bank_slot | draining   retryable, carries Retry-After
+├── EngineError             502  engine_error              translated from vLLM in engine/
+├── CatalogueError           -   an adapter is refused; the old one stays
+├── ConfigError              -   the server does not start
+└── TrainingError            -   a command ends with an exit code
 """
 
 from __future__ import annotations
@@ -44,9 +44,7 @@ class SteerError(Exception):
 
     def body(self) -> dict[str, Any]:
         """The error in OpenAI's shape."""
-        return {
-            "error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}
-        }
+        return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}}
 
 
 class RequestError(SteerError):

@@ -1,12 +1,12 @@
 """Metrics beside vLLM's on `/metrics`.
 
-    steer_requests_total{route,method,status}   answered requests; status is the HTTP code
-    steer_requests_refused_total                no bank slot came free
-    steer_requests_running{method}              in the engine now
-    steer_plan_seconds                          finding and building the plan (tens of microseconds)
-    steer_slot_wait_seconds                     wait for bank slots; 0 when all adapters are resident
-    steer_slot_load_seconds                     loading one adapter into a slot
-    steer_adapters_active                       adapters that may be used now
+steer_requests_total{route,method,status}   answered requests; status is the HTTP code
+steer_requests_refused_total                no bank slot came free
+steer_requests_running{method}              in the engine now
+steer_plan_seconds                          finding and building the plan (tens of microseconds)
+steer_slot_wait_seconds                     wait for bank slots; 0 when all adapters are resident
+steer_slot_load_seconds                     loading one adapter into a slot
+steer_adapters_active                       adapters that may be used now
 """
 
 from __future__ import annotations

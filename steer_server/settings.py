@@ -102,5 +102,25 @@ class Settings(BaseSettings):
             if isinstance(value, SecretStr):
                 value = value.get_secret_value()
             os.environ[PREFIX + name.upper()] = str(value)
-        allowed = [name for name in os.environ.get(VLLM_PLUGINS, "").split(",") if name]
-        os.environ[VLLM_PLUGINS] = ",".join(dict.fromkeys([*allowed, *PLUGIN_NAMES]))
+        allow_plugins(engine=True, http=True)
+
+
+def allow_plugins(*, engine: bool, http: bool = False) -> None:
+    """Names our plugins in vLLM's allowlist for this process and those that it starts, beside what is there;
+    without either, vLLM runs as if we were not installed."""
+    ours = [name for name, wanted in zip(PLUGIN_NAMES, (engine, http), strict=True) if wanted]
+    allowed = [
+        name for name in os.environ.get(VLLM_PLUGINS, "").split(",") if name not in ("", *PLUGIN_NAMES)
+    ]
+    os.environ[VLLM_PLUGINS] = ",".join([*allowed, *ours]) or "none"
+
+
+def is_engine_plugin_allowed() -> bool:
+    """Whether vLLM was told to use our engine plugin. Without an allowlist it loads every plugin that is
+    installed, which must not change a plain vLLM in the same environment."""
+    return PLUGIN_NAMES[0] in os.environ.get(VLLM_PLUGINS, "").split(",")
+
+
+def engine_log_level(level: str) -> dict[str, str]:
+    """The environment for an engine process that logs from `level` on."""
+    return {**os.environ, "VLLM_LOGGING_LEVEL": level}

@@ -15,8 +15,14 @@ from tests.support.servers import NUM_SLOTS, Running, fake_server, live_server, 
 
 VLLM_OPTIONS = (
     # Small caches: two servers share the machine.
-    "--max-model-len", "2048", "--kv-cache-memory-bytes", "1G", "--enable-prompt-tokens-details",
-    "--enable-auto-tool-choice", "--tool-call-parser", "hermes",
+    "--max-model-len",
+    "2048",
+    "--kv-cache-memory-bytes",
+    "1G",
+    "--enable-prompt-tokens-details",
+    "--enable-auto-tool-choice",
+    "--tool-call-parser",
+    "hermes",
 )
 
 

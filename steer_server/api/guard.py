@@ -15,7 +15,7 @@ from steer_server.errors import RequestError
 
 
 class SteeringGuard:
-    """ASGI middleware. Reads the body of POSTs to other routes, and passes it on unchanged when it is fine."""
+    """ASGI middleware. Reads the body of POSTs to other routes and passes it on unchanged."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -92,8 +92,16 @@ async def _steered(route: Route, request: Request) -> Response:
         timings.plan_seconds = time.perf_counter() - timings.started
         server.metrics.plan_seconds.observe(timings.plan_seconds)
         work = respond(
-            server.engine, server.leases, server.metrics, route, source.body, plan, catalogue, request,
-            timings=timings, describe=source.spec is not None,
+            server.engine,
+            server.leases,
+            server.metrics,
+            route,
+            source.body,
+            plan,
+            catalogue,
+            request,
+            timings=timings,
+            describe=source.spec is not None,
         )
         response = await until_disconnect(request, work)
     except SteerError as error:

@@ -1,4 +1,4 @@
-"""Where a request's steering comes from: the body's `steering`, the header, or the model's name. One of them."""
+"""Where a request's steering comes from: the body's `steering`, the header, or the model's name."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ class ModelNames:
         culture = model.removeprefix(prefix)
         if culture not in self.catalogue.cultures:
             known = ", ".join(self.ids()) or "none"
-            raise NotFoundError(f"The model `{model}` does not exist. Steered models: {known}.", param="model")
+            raise NotFoundError(
+                f"The model `{model}` does not exist. Steered models: {known}.", param="model"
+            )
         return {"cultures": {culture: 1.0}}
 
 

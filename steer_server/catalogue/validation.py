@@ -71,7 +71,9 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
             raise CatalogueError(manifest.name, "file_too_large", f"{entry.path}: {size} bytes")
         if size != entry.size_bytes:
             raise CatalogueError(
-                manifest.name, "size_mismatch", f"{entry.path}: {size} bytes, manifest says {entry.size_bytes}"
+                manifest.name,
+                "size_mismatch",
+                f"{entry.path}: {size} bytes, manifest says {entry.size_bytes}",
             )
         if file_sha256(path) != entry.sha256:
             raise CatalogueError(manifest.name, "sha256_mismatch", entry.path)

@@ -1,4 +1,4 @@
-"""The seam: what the rest of the server needs of an engine. VllmEngine is the real one, FakeEngine the other."""
+"""The seam: what the rest of the server needs of an engine. VllmEngine and FakeEngine have it."""
 
 from __future__ import annotations
 

@@ -37,9 +37,7 @@ def _noise(*seed: object) -> np.ndarray:
 class FakeEngine:
     """See the module. `token_seconds` slows generation down, so that tests can interrupt it."""
 
-    def __init__(
-        self, served_name: str = "fake", num_slots: int = 4, token_seconds: float = 0.0
-    ) -> None:
+    def __init__(self, served_name: str = "fake", num_slots: int = 4, token_seconds: float = 0.0) -> None:
         self.served_name = served_name
         self.num_slots = num_slots
         self.token_seconds = token_seconds
@@ -90,12 +88,21 @@ class FakeRun:
         if self.engine.is_dead:
             raise EngineError("the engine is dead")
         if self.body.get("model") not in (None, self.engine.served_name):
-            error = {"message": "The model does not exist.", "type": "NotFoundError", "param": "model",
-                     "code": 404}
+            error = {
+                "message": "The model does not exist.",
+                "type": "NotFoundError",
+                "param": "model",
+                "code": 404,
+            }
             raise EngineRefusal({"error": error}, 404)
         key = "messages" if self.route == "chat" else "prompt"
         if not self.body.get(key):
-            error = {"message": f"Field required: {key}", "type": "BadRequestError", "param": key, "code": 400}
+            error = {
+                "message": f"Field required: {key}",
+                "type": "BadRequestError",
+                "param": key,
+                "code": 400,
+            }
             raise EngineRefusal({"error": error}, 400)
         self.prompt = json.dumps(self.body[key], sort_keys=True)
         self.max_tokens = int(self.body.get("max_tokens") or self.body.get("max_completion_tokens") or 16)
@@ -125,7 +132,9 @@ class FakeRun:
         position = 0
         async for word, _ in self._words():
             text = word if position == 0 else f" {word}"
-            part = {"delta": {"role": "assistant", "content": text}} if self.route == "chat" else {"text": text}
+            part = (
+                {"delta": {"role": "assistant", "content": text}} if self.route == "chat" else {"text": text}
+            )
             choice = {"index": 0, "finish_reason": None, **part}
             position += 1
             yield f"data: {json.dumps({**self._envelope(object_), 'choices': [choice]})}\n\n"

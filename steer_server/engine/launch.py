@@ -16,9 +16,20 @@ VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM allows as `max_lora_rank`; the bank's own rank may be any number up to the next of them."""
 
 OURS = (
-    "--enable-lora", "--max-loras", "--max-cpu-loras", "--max-lora-rank", "--lora-target-modules",
-    "--lora-modules", "--worker-extension-cls", "--additional-config", "--served-model-name", "--model",
-    "--max-num-seqs", "--api-key", "--api-server-count", "--fully-sharded-loras",
+    "--enable-lora",
+    "--max-loras",
+    "--max-cpu-loras",
+    "--max-lora-rank",
+    "--lora-target-modules",
+    "--lora-modules",
+    "--worker-extension-cls",
+    "--additional-config",
+    "--served-model-name",
+    "--model",
+    "--max-num-seqs",
+    "--api-key",
+    "--api-server-count",
+    "--fully-sharded-loras",
 )
 """vLLM options that the server sets itself; giving one is a start-up error."""
 

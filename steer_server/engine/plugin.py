@@ -1,4 +1,4 @@
-"""vLLM's entry points: `install` puts the bank into every vLLM process, `http_plugin` our routes into the API.
+"""vLLM's entry points: `install` puts the bank into every vLLM process, `http_plugin` adds our routes.
 
 What is replaced in vLLM 0.32, and nothing else:
 - the platform's punica wrapper class, and the worker's LoRA manager class;
@@ -10,12 +10,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from steer_server.settings import is_engine_plugin_allowed
+
 WRAPPER = "steer_server.engine.worker.GatePunicaWrapper"
 WORKER_EXTENSION = "steer_server.engine.worker.BankWorkerExtension"
 
 
 def install() -> None:
-    """Called by vLLM in every process before a model is loaded, possibly more than once."""
+    """Called by vLLM in every process before a model is loaded, possibly more than once. Does nothing unless
+    `VLLM_PLUGINS` names it."""
+    if not is_engine_plugin_allowed():
+        return
     import vllm.v1.worker.lora_model_runner_mixin as mixin
     from vllm.platforms import current_platform
 

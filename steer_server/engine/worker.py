@@ -226,8 +226,6 @@ class BankWorkerExtension:
             "slots": manager.num_bank_slots,
             "rank": manager.bank_rank,
             "layers": len(manager.layer_banks),
-            "bytes": sum(
-                t.numel() * t.element_size() for bank in banks for t in (bank.a_NG_I, *bank.b_O_G)
-            ),
+            "bytes": sum(t.numel() * t.element_size() for bank in banks for t in (bank.a_NG_I, *bank.b_O_G)),
             "compilation_mode": str(self.model_runner.vllm_config.compilation_config.mode),
         }

@@ -73,9 +73,7 @@ class SteeringPlan:
         return {
             "plan": self.digest,
             "method": self.method,
-            "applied": [
-                {"adapter": f"{a.name}@{a.version}", "weight": a.weight} for a in self.adapters
-            ],
+            "applied": [{"adapter": f"{a.name}@{a.version}", "weight": a.weight} for a in self.adapters],
             "values": {axis: quantise(share) for axis, share in self.values},
         }
 
@@ -124,7 +122,9 @@ def build_plan(
         field = f"{param}.cultures.{culture}"
         adapter = catalogue.cultures.get(culture)
         if adapter is None:
-            raise UnknownNameError("culture", culture, catalogue.cultures, param=field, code="unknown_culture")
+            raise UnknownNameError(
+                "culture", culture, catalogue.cultures, param=field, code="unknown_culture"
+            )
         policy.check_adapter(adapter.name, param=field)
         gate = quantise(weight * spec.strength)
         gates.append(AdapterGate(adapter.name, adapter.version, adapter.digest, gate))

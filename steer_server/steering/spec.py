@@ -91,7 +91,7 @@ def _weights(document: Mapping[str, Any], key: str, param: str) -> dict[str, flo
     weights = document[key]
     if not isinstance(weights, dict):
         raise RequestError(
-            f"`{key}` must map names to weights, such as {{\"name\": 0.5}}, not {_json_type(weights)}.",
+            f'`{key}` must map names to weights, such as {{"name": 0.5}}, not {_json_type(weights)}.',
             param=field_name,
         )
     if not weights:

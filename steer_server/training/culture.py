@@ -23,8 +23,11 @@ import torch
 import torch.nn.functional as F
 import yaml
 
-from steer_server.catalogue.manifest import CultureInfo, DataSource, write_adapter_folder
+from steer_server.builtin_model import ensure_builtin
+from steer_server.catalogue.base_model import BaseModel
+from steer_server.catalogue.manifest import MANIFEST, CultureInfo, DataSource, write_adapter_folder
 from steer_server.errors import TrainingError
+from steer_server.settings import Settings
 from steer_server.training.survey_data import (
     LETTERS,
     Example,
@@ -38,6 +41,14 @@ from steer_server.training.survey_data import (
 
 TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 IGNORED = -100
+SOURCES = (
+    DataSource(
+        source="World Values Survey wave 7 aggregates as published with CultureSPA (arXiv 2410.12971)",
+        licence="WVS terms: cite, non-commercial, do not redistribute",
+    ),
+    DataSource(source="AlpacaEval prompts (closeness to the base model only)", licence="CC BY-NC 4.0"),
+)
+"""Where the shipped recipes' data comes from."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +141,12 @@ class ChatEncoder:
             letters[i, : len(shares)] = torch.tensor(shares)
         rows, columns, labels, _, weights = zip(*positions, strict=True)
         return Batch(
-            ids, mask, torch.tensor(rows), torch.tensor(columns), torch.tensor(labels), letters,
+            ids,
+            mask,
+            torch.tensor(rows),
+            torch.tensor(columns),
+            torch.tensor(labels),
+            letters,
             torch.tensor(weights),
         )
 
@@ -217,7 +233,12 @@ def _batches(examples: Sequence[Example], size: int) -> Iterator[Sequence[Exampl
 
 
 def train_culture(
-    recipe: CultureRecipe, model_path: Path, base_model: str, survey: Path, prompts: Path, out: Path,
+    recipe: CultureRecipe,
+    model_path: Path,
+    base_model: str,
+    survey: Path,
+    prompts: Path,
+    out: Path,
     sources: Sequence[DataSource],
 ) -> dict[str, Any]:
     """Trains one culture and writes `out/<culture>/`: manifest, card, PEFT config and safetensors.
@@ -267,7 +288,7 @@ def train_culture(
                 with torch.no_grad(), model.disable_adapter():
                     reference = answer_logits(model, plain)
                 loss = loss + recipe.closeness_weight * kl_to_base(answer_logits(model, plain), reference)
-            loss.backward()
+            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(trainable, 1.0)
             optimizer.step()
             schedule.step()
@@ -278,7 +299,9 @@ def train_culture(
                 rate = step / (time.monotonic() - started)
                 print(
                     f"{recipe.culture}: step {step}/{total_steps} loss {recent:.3f} {rate:.2f} steps/s "
-                    f"ETA {(total_steps - step) / rate:.0f} s", file=sys.stderr, flush=True,
+                    f"ETA {(total_steps - step) / rate:.0f} s",
+                    file=sys.stderr,
+                    flush=True,
                 )
     model.eval()
     scores["adapter_bits"] = survey_divergence(model, encoder, held_out, recipe.seed)
@@ -305,6 +328,32 @@ def train_culture(
     return {"culture": recipe.culture, **scores}
 
 
+def train_cultures(
+    recipe_file: Path, survey: Path, prompts: Path, out: Path, settings: Settings, only: Sequence[str] = ()
+) -> None:
+    """Trains every culture of a recipe file that is not in `out` yet, one line of JSON scores each.
+
+    Raises: TrainingError for a culture in `only` that the recipe does not have.
+    """
+    if settings.model == "builtin":
+        ensure_builtin(settings.cache)
+    base = BaseModel.of(settings)
+    recipes = {recipe.culture: recipe for recipe in CultureRecipe.read_all(recipe_file)}
+    if unknown := sorted(set(only) - set(recipes)):
+        raise TrainingError(
+            f"{recipe_file.name} has no culture {', '.join(unknown)}; it has {sorted(recipes)}"
+        )
+    for culture, recipe in recipes.items():
+        if only and culture not in only:
+            continue
+        if (out / culture / MANIFEST).exists():
+            print(f"{culture}: already in {out}, skipped", file=sys.stderr)
+            continue
+        name = min(base.names, key=len)
+        scores = train_culture(recipe, Path(base.path), name, survey, prompts, out, SOURCES)
+        print(json.dumps(scores), flush=True)
+
+
 def _peft_state(model: Any) -> dict[str, torch.Tensor]:
     from peft import get_peft_model_state_dict
 
@@ -316,12 +365,12 @@ def _card(recipe: CultureRecipe, scores: dict[str, Any]) -> str:
 
 {recipe.description}
 
-Countries: {", ".join(recipe.countries)}, each counting the same. LoRA of rank {recipe.rank} on all linear layers, trained by
-`steer-server train culture` with the recipe in `recipe.json` on the published answer shares of the World
-Values Survey, wave 7. No row of the survey is in this folder.
+Countries: {", ".join(recipe.countries)}, each counting the same. LoRA of rank {recipe.rank} on all
+linear layers, trained by `steer-server train culture` with the recipe in `recipe.json` on the published
+answer shares of the World Values Survey, wave 7. No row of the survey is in this folder.
 
-Mean Jensen-Shannon divergence from people's answers on {scores["questions_held_out"]} questions that were not trained on,
-three option orders each, in bits (lower is better):
+Mean Jensen-Shannon divergence from people's answers on {scores["questions_held_out"]} questions
+that were not trained on, three option orders each, in bits (lower is better):
 
 | answers | bits |
 |---|---|

@@ -63,9 +63,7 @@ def read_survey(path: Path) -> dict[str, list[SurveyQuestion]]:
     return dict(by_country)
 
 
-def pool_countries(
-    survey: dict[str, list[SurveyQuestion]], countries: Iterable[str]
-) -> list[SurveyQuestion]:
+def pool_countries(survey: dict[str, list[SurveyQuestion]], countries: Iterable[str]) -> list[SurveyQuestion]:
     """Questions of a group of countries; each country counts the same, whatever its population.
 
     Raises: TrainingError for a country that is not in the survey.

@@ -34,8 +34,10 @@ def make_layer(
 def delta(adapters: list, weights: list[float], num_slices: int) -> torch.Tensor:
     """ΔW = Σ_c w_c B_c A_c, slice above slice."""
     slices = [
-        sum((w * adapters[c][1][i] @ adapters[c][0][i] for c, w in enumerate(weights) if w),
-            torch.zeros(adapters[0][1][i].shape[0], IN))
+        sum(
+            (w * adapters[c][1][i] @ adapters[c][0][i] for c, w in enumerate(weights) if w),
+            torch.zeros(adapters[0][1][i].shape[0], IN),
+        )
         for i in range(num_slices)
     ]
     return torch.cat(slices)

@@ -32,9 +32,7 @@ class Bank:
 
 def make(num_slots: int = 2, max_waiting: int = 8, max_wait_seconds: float = 5.0) -> tuple[Bank, SlotLeases]:
     bank = Bank()
-    return bank, SlotLeases(
-        num_slots, bank.load, max_waiting=max_waiting, max_wait_seconds=max_wait_seconds
-    )
+    return bank, SlotLeases(num_slots, bank.load, max_waiting=max_waiting, max_wait_seconds=max_wait_seconds)
 
 
 def adapters(names: str) -> list[LoadedAdapter]:
@@ -72,7 +70,7 @@ async def test_evicting_a_held_adapter_waits() -> None:
 
 
 async def test_a_blend_gets_all_its_slots_or_none() -> None:
-    bank, leases = make(num_slots=3)
+    _, leases = make(num_slots=3)
     held = await leases.acquire(adapters("ab"))
     waiting = asyncio.create_task(leases.acquire(adapters("cd")))
     await settle()
@@ -217,9 +215,7 @@ async def test_requests_for_one_adapter_share_its_load() -> None:
 async def test_a_load_that_fails_fails_its_requests_and_frees_the_slot() -> None:
     bank, leases = make(num_slots=1)
     bank.failing = {"a"}
-    results = await asyncio.gather(
-        *(leases.acquire(adapters("a")) for _ in range(3)), return_exceptions=True
-    )
+    results = await asyncio.gather(*(leases.acquire(adapters("a")) for _ in range(3)), return_exceptions=True)
     assert all(isinstance(result, EngineError) for result in results)
     bank.failing = set()
     (await leases.acquire(adapters("b"))).release()

@@ -1,4 +1,4 @@
-"""What only the real engine can show: numbers, caches, concurrency, and vLLM's own features under steering."""
+"""What only the real engine can show: numbers, caches, concurrency, vLLM's own features under steering."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ async def complete(server: Running, prompt: str, steering: Any = None, **options
     extra = {} if steering is None else {"steering": steering}
     async with server.client() as client:
         return await client.completions.create(
-            model=server.model, prompt=prompt, extra_body={**extra, **options.pop("extra", {})},
+            model=server.model,
+            prompt=prompt,
+            extra_body={**extra, **options.pop("extra", {})},
             **{"max_tokens": 8, "temperature": 0, **options},
         )
 
@@ -48,7 +50,9 @@ async def chat(server: Running, prompt: str, steering: Any = None, **options: An
     extra = {} if steering is None else {"steering": steering}
     async with server.client() as client:
         return await client.chat.completions.create(
-            model=server.model, messages=[{"role": "user", "content": prompt}], extra_body=extra,
+            model=server.model,
+            messages=[{"role": "user", "content": prompt}],
+            extra_body=extra,
             **{"max_tokens": 24, "temperature": 0, **options},
         )
 
@@ -56,7 +60,7 @@ async def chat(server: Running, prompt: str, steering: Any = None, **options: An
 def reference_logprobs(
     builtin: BaseModel, adapters: Path, blend: dict[str, float], prompt: str
 ) -> dict[str, float]:
-    """float32 log-probabilities of the next token by a Hugging Face model whose weights are W + Σ w·scale·B·A.
+    """float32 log-probabilities of the next token by a Hugging Face model with weights W + Σ w·scale·B·A.
 
     PEFT's own forward pass is compared with the same sum in `test_peft.py`.
     """
@@ -132,8 +136,7 @@ async def test_weight_zero_equals_the_base_bit_for_bit(vllm: Running) -> None:
 
 
 def blends_of_three(server: Running, count: int) -> list[dict[str, Any]]:
-    names = [c for c in server.cultures if c not in ("amber", "blue")][:4] + ["amber", "blue"]
-    triples = list(itertools.combinations(names[:4], 3)) or [tuple(names[:3])]
+    triples = list(itertools.combinations(server.cultures[:5], 3))
     specs = []
     for i in range(count):
         share = round(0.1 + 0.8 * i / count, 3)
@@ -145,8 +148,12 @@ def blends_of_three(server: Running, count: int) -> list[dict[str, Any]]:
 async def streamed(server: Running, prompt: str, steering: Any) -> str:
     async with server.client() as client:
         events = await client.chat.completions.create(
-            model=server.model, messages=[{"role": "user", "content": prompt}], stream=True, max_tokens=24,
-            temperature=0, extra_body={"steering": steering} if steering else None,
+            model=server.model,
+            messages=[{"role": "user", "content": prompt}],
+            stream=True,
+            max_tokens=24,
+            temperature=0,
+            extra_body={"steering": steering} if steering else None,
         )
         return "".join([c.choices[0].delta.content or "" async for c in events if c.choices])
 
@@ -234,8 +241,9 @@ async def test_a_tool_call_works_under_steering(vllm: Running) -> None:
         },
     }
     for choice in ("required", {"type": "function", "function": {"name": "vote"}}):
-        answer = await chat(vllm, "Should we trust strangers?", STEERED, tools=[tool], tool_choice=choice,
-                            max_tokens=64)
+        answer = await chat(
+            vllm, "Should we trust strangers?", STEERED, tools=[tool], tool_choice=choice, max_tokens=64
+        )
         (call,) = answer.choices[0].message.tool_calls
         assert call.function.name == "vote" and json.loads(call.function.arguments)["answer"] in ("yes", "no")
         assert answer.steering["applied"]
@@ -281,7 +289,11 @@ async def test_beam_search_is_steered_when_streaming_too(vllm: Running) -> None:
 async def test_several_prompts_in_one_completion_are_all_steered(vllm: Running) -> None:
     async with vllm.client() as client:
         batch = await client.completions.create(
-            model=vllm.model, prompt=PROMPTS[:2], max_tokens=8, temperature=0, extra_body={"steering": STEERED}
+            model=vllm.model,
+            prompt=PROMPTS[:2],
+            max_tokens=8,
+            temperature=0,
+            extra_body={"steering": STEERED},
         )
     plain = [(await complete(vllm, prompt, None)).choices[0].text for prompt in PROMPTS[:2]]
     assert len(batch.choices) == 2

@@ -114,6 +114,8 @@ def test_the_catalogue_describes_what_can_be_asked_for() -> None:
     described = describe_catalogue(CATALOGUE, {"calm": {"cultures": {"a": 0.5}}})
     assert [c["id"] for c in described["cultures"]] == ["a", "b", "c"]
     assert {v["id"]: v["adapter"] for v in described["values"]} == {
-        "helpful": "compass@1.0.0", "harmless": "compass@1.0.0", "bold": "other@1.0.0",
+        "helpful": "compass@1.0.0",
+        "harmless": "compass@1.0.0",
+        "bold": "other@1.0.0",
     }
     assert described["presets"] == [{"id": "calm", "steering": {"cultures": {"a": 0.5}}}]

@@ -111,8 +111,15 @@ def live_server(folder: Path, adapters: Path, *arguments: str, model: str = "smo
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     log_path = folder / "server.log"
-    command = ["make", "-C", str(ROOT), "serve", f"PORT={port}", f"ADAPTERS={adapters}",
-               f"ARGS={' '.join(arguments)}"]
+    command = [
+        "make",
+        "-C",
+        str(ROOT),
+        "serve",
+        f"PORT={port}",
+        f"ADAPTERS={adapters}",
+        f"ARGS={' '.join(arguments)}",
+    ]
     environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "ARGS")}
     with log_path.open("w") as log:
         process = subprocess.Popen(

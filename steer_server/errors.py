@@ -3,11 +3,14 @@
 SteerError
 ├── RequestError            400  invalid_steering          the client can mend it
 │   ├── UnknownNameError    400  unknown_culture | unknown_value | unknown_key | ...
-│   ├── PolicyError         400  policy_violation          403 where an adapter is denied
+│   ├── PolicyError         400  policy_violation
+│   │   └── DeniedError     403  adapter_denied
 │   ├── NotFoundError       404  model_not_found | adapter_not_found
 │   └── ConflictError       409  adapter_incompatible      permanent: x-should-retry: false
-├── CapacityError           503  no_bank_slot | draining   retryable, carries Retry-After
+├── CapacityError           503  no_bank_slot              retryable, carries Retry-After
+│   └── NotReadyError       503  not_ready
 ├── EngineError             502  engine_error              translated from vLLM in engine/
+├── EngineRefusal            -   vLLM's own status and body, passed on
 ├── CatalogueError           -   an adapter is refused; the old one stays
 ├── ConfigError              -   the server does not start
 └── TrainingError            -   a command ends with an exit code
@@ -18,6 +21,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from typing import Any, ClassVar
+
+CLIENT_CLOSED_STATUS = 499
+"""For metrics, when the client went away before the answer; nobody receives it."""
 
 
 class SteerError(Exception):
@@ -112,6 +118,12 @@ class CapacityError(SteerError):
     @property
     def headers(self) -> dict[str, str]:
         return {"Retry-After": str(self.retry_after_seconds)}
+
+
+class NotReadyError(CapacityError):
+    """The server does not take steered requests now."""
+
+    code = "not_ready"
 
 
 class EngineError(SteerError):

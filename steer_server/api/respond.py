@@ -16,12 +16,9 @@ from steer_server.api.encode import PLAN_HEADER, Timings, steering_object, with_
 from steer_server.catalogue.snapshot import Catalogue
 from steer_server.engine.base import Engine, EngineRun, Route
 from steer_server.engine.leases import Lease, SlotLeases
-from steer_server.errors import CapacityError, SteerError
+from steer_server.errors import CLIENT_CLOSED_STATUS, CapacityError, SteerError
 from steer_server.metrics import Metrics
 from steer_server.steering.plan import SteeringPlan
-
-CLIENT_CLOSED = 499
-"""Status for the log when the client went away; nobody receives it."""
 
 
 @dataclass
@@ -127,7 +124,7 @@ async def until_disconnect(request: Request, work: Coroutine[Any, Any, Response]
             working.cancel()
             await asyncio.wait([working])
             if working.cancelled():
-                return Response(status_code=CLIENT_CLOSED)
+                return Response(status_code=CLIENT_CLOSED_STATUS)
         return working.result()
     except asyncio.CancelledError:
         working.cancel()

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from steer_server.api.openai_routes import read_json_object
 from steer_server.api.respond import error_response
 from steer_server.api.source import FIELD, find_source
-from steer_server.errors import RequestError, SteerError
+from steer_server.errors import NotReadyError, RequestError, SteerError
 from steer_server.state import Server
 from steer_server.steering.plan import build_plan, describe_catalogue
 from steer_server.steering.spec import METHODS
@@ -72,7 +72,7 @@ async def ready(request: Request) -> Response:
     try:
         await server.engine.check_health()
     except SteerError as error:
-        return JSONResponse({**error.body(), "ready": False}, status_code=503, headers={"Retry-After": "1"})
+        return error_response(NotReadyError(str(error)))
     return JSONResponse(
         {
             "ready": True,

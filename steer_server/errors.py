@@ -148,7 +148,7 @@ class EngineRefusal(SteerError):
 
     @property
     def headers(self) -> dict[str, str]:
-        return {"Retry-After": "1"} if self._status in (429, 503) else {}
+        return {"Retry-After": "1"} if self._status in (409, 429, 503) else {}
 
     def body(self) -> dict[str, Any]:
         return self._body

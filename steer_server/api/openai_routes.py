@@ -82,12 +82,12 @@ async def _steered(route: Route, request: Request) -> Response:
     method = "unknown"
     try:
         body = await read_json_object(request)
-        catalogue = server.catalogue
+        names = server.model_names()
         timings.started = time.perf_counter()
-        source = find_source(body, request.headers, server.model_names())
+        source = find_source(body, request.headers, names)
         plan = BASE_PLAN
         if source.spec is not None:
-            plan = build_plan(source.spec, catalogue, server.policy, param=source.param)
+            plan = build_plan(source.spec, names.catalogue, server.policy, param=source.param)
         method = plan.method
         timings.plan_seconds = time.perf_counter() - timings.started
         server.metrics.plan_seconds.observe(timings.plan_seconds)
@@ -98,7 +98,7 @@ async def _steered(route: Route, request: Request) -> Response:
             route,
             source.body,
             plan,
-            catalogue,
+            names.catalogue,
             request,
             timings=timings,
             describe=source.spec is not None,

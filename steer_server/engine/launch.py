@@ -15,6 +15,10 @@ from steer_server.settings import PLUGIN_NAMES, Settings
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM allows as `max_lora_rank`; the bank's own rank may be any number up to the next of them."""
 
+CPU_KV_CACHE_BYTES = 2 * 2**30
+"""KV cache on CPU unless given. vLLM's own default is a share of all memory, and it does not start when other
+programs use some of it. Enough for 90,000 tokens of the built-in model."""
+
 OURS = (
     "--enable-lora",
     "--max-loras",
@@ -65,6 +69,7 @@ def serve(
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
     from vllm.logger import configure_logging_from_args
+    from vllm.platforms import current_platform
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     given = {argument.split("=")[0].replace("_", "-") for argument in vllm_arguments}
@@ -79,6 +84,8 @@ def serve(
         setattr(arguments, name, value)
     arguments.host, arguments.port = host, port
     arguments.served_model_name = [base.served_name]
+    if current_platform.is_cpu() and arguments.kv_cache_memory_bytes is None:
+        arguments.kv_cache_memory_bytes = CPU_KV_CACHE_BYTES
     if settings.api_key is not None:
         arguments.api_key = [settings.api_key.get_secret_value()]
     configure_logging_from_args(arguments)

@@ -16,22 +16,21 @@ from copy import copy
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.requests import Request
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.utils.sse_keep_alive import with_sse_keep_alive
-from vllm.exceptions import GracefulHTTPError
 from vllm.lora.request import LoRARequest
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from steer_server.app import attach, start
 from steer_server.catalogue.snapshot import LoadedAdapter
 from steer_server.engine.base import Answer, Route
+from steer_server.engine.translate import failure, invalid_body, refusal
 from steer_server.engine.worker import BANK_KEY
-from steer_server.errors import CapacityError, EngineError, EngineRefusal
+from steer_server.errors import EngineError
 from steer_server.settings import Settings
 from steer_server.steering.plan import SteeringPlan
 
@@ -153,21 +152,18 @@ class VllmRun:
         try:
             parsed = model.model_validate(self.body)
         except ValidationError as error:
-            located = [{**e, "loc": ("body", *e["loc"])} for e in error.errors()]
-            raise RequestValidationError(located) from error
+            raise await invalid_body(error, self.request) from error
         if not self.plan.is_base:
             self.lora_request = self.engine.plan_ids.take(self.plan)
         token = _current_run.set(self)
         try:
             result = await handle(parsed, self.request)
-        except EngineDeadError as error:
-            raise EngineError("The engine is dead.") from error
-        except GracefulHTTPError as error:
-            raise CapacityError(str(error)) from error
+        except Exception as error:
+            raise failure(error) from error
         finally:
             _current_run.reset(token)
         if isinstance(result, ErrorResponse):
-            raise EngineRefusal(result.model_dump(), result.error.code)
+            raise refusal(result)
         if hasattr(result, "model_dump"):
             self._is_finished = True
             return Answer(body=result.model_dump())

@@ -10,7 +10,7 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +32,21 @@ VARIANTS = {
 
 NUM_TOKENS = 64
 
+RunVariant = Callable[[Settings, str, Sequence[int]], dict[int, float]]
 
-def run_throughput(settings: Settings, batches: Sequence[int], repeats: int, out: Path) -> None:
+
+def run_throughput(
+    settings: Settings, batches: Sequence[int], repeats: int, out: Path, run: RunVariant | None = None
+) -> None:
     """Measures, prints a table and one line of JSON, and writes `out/throughput.json`.
 
     Raises: ConfigError when a variant's process fails.
     """
-    ensure_builtin(settings.cache)
     rates: dict[str, dict[int, list[float]]] = {v: {b: [] for b in batches} for v in VARIANTS}
     for round_number in range(repeats):
         for variant in VARIANTS:
             print(f"round {round_number + 1}/{repeats}: {VARIANTS[variant]} ...", file=sys.stderr, flush=True)
-            for batch, rate in _run_variant(settings, variant, batches).items():
+            for batch, rate in (run or run_in_process)(settings, variant, batches).items():
                 rates[variant][batch].append(rate)
     results: dict[str, Any] = {"tokens_per_request": NUM_TOKENS, "variants": {}}
     for variant, label in VARIANTS.items():
@@ -66,7 +69,9 @@ def run_throughput(settings: Settings, batches: Sequence[int], repeats: int, out
     print(json.dumps({v: r["ratio_to_bare"] for v, r in results["variants"].items()}))
 
 
-def _run_variant(settings: Settings, variant: str, batches: Sequence[int]) -> dict[int, float]:
+def run_in_process(settings: Settings, variant: str, batches: Sequence[int]) -> dict[int, float]:
+    """Tokens per second by batch size, measured in a fresh process."""
+    ensure_builtin(settings.cache)
     command = [
         sys.executable,
         "-m",

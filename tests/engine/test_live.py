@@ -233,6 +233,7 @@ async def test_a_tool_call_works_under_steering(vllm: Running) -> None:
         "type": "function",
         "function": {
             "name": "vote",
+            "strict": True,
             "parameters": {
                 "type": "object",
                 "properties": {"answer": {"type": "string", "enum": ["yes", "no"]}},

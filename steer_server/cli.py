@@ -29,7 +29,9 @@ def serve(
     policy: Annotated[Path | None, typer.Option(help="YAML file: limits, floors, denied adapters.")] = None,
     presets: Annotated[Path | None, typer.Option(help="YAML file: preset id -> steering object.")] = None,
     bank_slots: Annotated[int | None, typer.Option(help="Adapters resident at once.")] = None,
-    bank_rank: Annotated[int | None, typer.Option(help="Largest rank of an adapter.")] = None,
+    bank_rank: Annotated[
+        int | None, typer.Option(help="Largest rank of an adapter; 0: by what is there.")
+    ] = None,
     max_num_seqs: Annotated[int | None, typer.Option(help="Most sequences in one step.")] = None,
     served_model_name: Annotated[str | None, typer.Option(help="The base model's name in the API.")] = None,
     host: Annotated[str, typer.Option()] = "127.0.0.1",
@@ -47,7 +49,9 @@ def serve(
         served_model_name=served_model_name,
     )
     from steer_server.catalogue.base_model import BaseModel
+    from steer_server.catalogue.loader import with_bank_size
 
+    settings = with_bank_size(settings)
     if settings.model == "builtin":
         builtin_model.ensure_builtin(settings.cache)
     from steer_server.engine.launch import serve as serve_vllm

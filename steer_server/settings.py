@@ -47,11 +47,12 @@ class Settings(BaseSettings):
     cache: Path = Field(default_factory=_default_cache)
     """Where the built-in model is kept."""
 
-    bank_slots: int = Field(default=16, ge=1, le=1024)
+    bank_slots: int = Field(default=8, ge=1, le=1024)
     """S: how many adapters are resident in the engine at once."""
 
-    bank_rank: int = Field(default=8, ge=1, le=512)
-    """R: largest rank of an adapter. Memory of the bank grows with S * R."""
+    bank_rank: int = Field(default=0, ge=0, le=512)
+    """R: largest rank of an adapter; memory and time of the bank grow with S * R. 0: the largest rank that is
+    found below `adapters` at start, or 8 without any."""
 
     max_num_seqs: int = Field(default=64, ge=1, le=4096)
     """Most sequences in one engine step, and so most distinct plans in one step."""

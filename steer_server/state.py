@@ -31,4 +31,4 @@ class Server:
     """Shape and bytes of the bank."""
 
     def model_names(self) -> ModelNames:
-        return ModelNames(self.engine.served_name, self.catalogue, self.presets)
+        return ModelNames(self.engine.served_name, self.catalogue, self.policy, self.presets)

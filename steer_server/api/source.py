@@ -8,6 +8,8 @@ from typing import Any
 
 from steer_server.catalogue.snapshot import Catalogue
 from steer_server.errors import NotFoundError, RequestError
+from steer_server.steering.plan import offered_cultures
+from steer_server.steering.policy import Policy
 from steer_server.steering.spec import SteeringSpec, parse_spec, parse_spec_text
 
 HEADER = "X-Steering"
@@ -33,11 +35,14 @@ class ModelNames:
 
     base: str
     catalogue: Catalogue
+    policy: Policy
     presets: Mapping[str, Any]
 
     def ids(self) -> list[str]:
         """All ids but the base model's."""
-        cultures = [f"{self.base}{SEPARATOR}{culture}" for culture in sorted(self.catalogue.cultures)]
+        cultures = [
+            f"{self.base}{SEPARATOR}{culture}" for culture in offered_cultures(self.catalogue, self.policy)
+        ]
         return cultures + sorted(self.presets)
 
     def spec_of(self, model: str) -> dict[str, Any] | None:

@@ -23,8 +23,8 @@ router = APIRouter(tags=["steering"])
 async def get_steering(request: Request) -> Response:
     """Cultures, value axes, presets and methods that a request may name now, and the policy's limits."""
     server: Server = request.app.state.steer
-    body = describe_catalogue(server.catalogue, server.presets)
-    return JSONResponse({**body, "methods": list(METHODS), "policy": server.policy.public()})
+    body = describe_catalogue(server.catalogue, server.policy, server.presets)
+    return JSONResponse({**body, "methods": list(METHODS)})
 
 
 @router.post("/v1/steering/plan")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,11 @@ from steer_server.catalogue.manifest import MANIFEST
 from steer_server.catalogue.snapshot import Catalogue, LoadedAdapter
 from steer_server.catalogue.validation import validate_adapter
 from steer_server.errors import CatalogueError, ConfigError
+from steer_server.settings import Settings
+
+DEFAULT_RANK = 8
+AUTOMATIC_RANK_LIMIT = 64
+"""No folder makes the bank larger than this by itself; above it the operator says so with --bank-rank."""
 
 logger = logging.getLogger("steer_server.catalogue")
 
@@ -54,20 +60,24 @@ def with_adapter(catalogue: Catalogue, adapter: LoadedAdapter) -> Catalogue:
     return Catalogue.of([*catalogue.adapters, adapter])
 
 
+def with_bank_size(settings: Settings) -> Settings:
+    """The same settings with the bank's rank decided: as given, else by the adapters that are there."""
+    rank = settings.bank_rank or largest_rank(settings.adapters) or DEFAULT_RANK
+    return settings.model_copy(update={"bank_rank": rank})
+
+
 def largest_rank(directory: Path | None) -> int:
     """The largest rank that an adapter below `directory` declares; 0 without any.
 
-    Read before the engine starts, to size its bank; unreadable configs count for nothing here and are
+    Read before the engine starts; unreadable configs and impossible ranks count for nothing here and are
     refused by `load_directory` later.
     """
-    import json
-
     largest = 0
     for config in sorted(directory.glob("*/adapter_config.json")) if directory else []:
         try:
             rank = json.loads(config.read_text()).get("r")
         except (ValueError, OSError, AttributeError):
             continue
-        if isinstance(rank, int) and not isinstance(rank, bool):
+        if isinstance(rank, int) and not isinstance(rank, bool) and rank <= AUTOMATIC_RANK_LIMIT:
             largest = max(largest, rank)
     return largest

@@ -97,7 +97,9 @@ def _rank_and_scale(config: dict[str, Any], name: str, max_rank: int) -> tuple[i
     if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
         raise CatalogueError(name, "bad_rank", f"{PEFT_CONFIG}: r = {rank!r}")
     if rank > max_rank:
-        raise CatalogueError(name, "rank_too_large", f"rank {rank}, this server's bank has rank {max_rank}")
+        raise CatalogueError(
+            name, "rank_too_large", f"rank {rank}, this server's bank has rank {max_rank} (--bank-rank)"
+        )
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise CatalogueError(name, "bad_alpha", f"{PEFT_CONFIG}: lora_alpha = {alpha!r}")
     return rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from steer_server.catalogue.base_model import BaseModel
-from steer_server.catalogue.loader import load_directory
+from steer_server.catalogue.loader import load_directory, with_bank_size
 from steer_server.catalogue.snapshot import Catalogue
 from steer_server.settings import Settings, allow_plugins
 from steer_server.steering.plan import build_plan
@@ -40,7 +40,7 @@ def blend(catalogue: Catalogue, i: int, batch: int) -> SteeringSpec:
 
 
 def main(variant: str, adapters: str, num_tokens: int, batches: list[int]) -> dict[int, float]:
-    settings = Settings.read(adapters=adapters)
+    settings = with_bank_size(Settings.read(adapters=adapters))
     base = BaseModel.of(settings)
     catalogue, _ = load_directory(settings.adapters, base, settings.bank_rank)
     is_bank = variant.startswith("bank")

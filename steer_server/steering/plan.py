@@ -167,8 +167,15 @@ def _preference_gate(
     return gate, shares
 
 
-def describe_catalogue(catalogue: Catalogue, presets: Mapping[str, Any]) -> dict[str, Any]:
-    """What can be asked for now: the body of `GET /v1/steering`, less what the policy adds."""
+def offered_cultures(catalogue: Catalogue, policy: Policy) -> list[str]:
+    """Culture ids that a request may use: what is loaded, less what the policy denies."""
+    return sorted(
+        c for c, adapter in catalogue.cultures.items() if adapter.name not in policy.denied_adapters
+    )
+
+
+def describe_catalogue(catalogue: Catalogue, policy: Policy, presets: Mapping[str, Any]) -> dict[str, Any]:
+    """What can be asked for now: the body of `GET /v1/steering`, less the methods."""
     return {
         "cultures": [
             {
@@ -177,13 +184,16 @@ def describe_catalogue(catalogue: Catalogue, presets: Mapping[str, Any]) -> dict
                 "countries": list(adapter.manifest.culture.countries) if adapter.manifest.culture else [],
                 "adapter": adapter.title,
             }
-            for culture, adapter in sorted(catalogue.cultures.items())
+            for culture in offered_cultures(catalogue, policy)
+            for adapter in (catalogue.cultures[culture],)
         ],
         "values": [
             {"id": a.id, "description": a.description, "adapter": adapter.title, "range": [0.0, 1.0]}
             for adapter in catalogue.adapters
+            if adapter.name not in policy.denied_adapters
             for a in adapter.manifest.axes
         ],
         "reward_heads": [],
         "presets": [{"id": name, "steering": preset} for name, preset in sorted(presets.items())],
+        "policy": policy.public(),
     }

@@ -219,3 +219,6 @@ def test_the_bank_can_be_sized_by_the_largest_rank(tmp_path: Path, base: BaseMod
     random_adapter(tmp_path, "a", base, rank=2)
     random_adapter(tmp_path, "b", base, rank=6)
     assert largest_rank(tmp_path) == 6 and largest_rank(None) == 0
+    (tmp_path / "a" / PEFT_CONFIG).write_text('{"r": 500}')
+    (tmp_path / "b" / PEFT_CONFIG).write_text("{")
+    assert largest_rank(tmp_path) == 0

@@ -111,8 +111,11 @@ def test_more_adapters_than_the_policy_allows_are_refused() -> None:
 
 
 def test_the_catalogue_describes_what_can_be_asked_for() -> None:
-    described = describe_catalogue(CATALOGUE, {"calm": {"cultures": {"a": 0.5}}})
+    described = describe_catalogue(CATALOGUE, OPEN, {"calm": {"cultures": {"a": 0.5}}})
     assert [c["id"] for c in described["cultures"]] == ["a", "b", "c"]
+    denying = describe_catalogue(CATALOGUE, Policy(denied_adapters=frozenset({"b", "other"})), {})
+    assert [c["id"] for c in denying["cultures"]] == ["a", "c"]
+    assert {v["id"] for v in denying["values"]} == {"helpful", "harmless"}
     assert {v["id"]: v["adapter"] for v in described["values"]} == {
         "helpful": "compass@1.0.0",
         "harmless": "compass@1.0.0",

@@ -57,7 +57,7 @@ class Running:
     async def read_cultures(self) -> None:
         async with self.http() as http:
             found = (await http.get("/v1/steering")).raise_for_status().json()["cultures"]
-        self.cultures = [c["id"] for c in found if c["id"] != "forbidden"]
+        self.cultures = [c["id"] for c in found]
 
 
 def write_extras(folder: Path, base: BaseModel) -> dict[str, Path]:
@@ -76,7 +76,7 @@ def write_extras(folder: Path, base: BaseModel) -> dict[str, Path]:
 @asynccontextmanager
 async def fake_server(folder: Path, model_dir: Path, **engine_options: Any) -> AsyncIterator[Running]:
     """The real app on a FakeEngine, over a real socket."""
-    settings = Settings(model=str(model_dir), served_model_name="fake", max_wait_seconds=5)
+    settings = Settings(model=str(model_dir), served_model_name="fake", max_wait_seconds=5, bank_rank=8)
     base = BaseModel.of(settings)
     adapters = folder / "adapters"
     for name in ("amber", "blue", "coral", "denim", "ebony", "fern"):

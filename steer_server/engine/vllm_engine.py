@@ -6,7 +6,6 @@ an engine client that is vLLM's own but for one thing: `generate` adds the plan 
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from argparse import Namespace
 from collections import OrderedDict
@@ -205,4 +204,4 @@ class HttpPlugin:
         """Loads the catalogue and probes it; the server does not start when that fails."""
         settings = Settings.read()
         engine = VllmEngine(engine_client, state, args, settings)
-        await asyncio.shield(start(state, engine, settings))
+        await start(state, engine, settings)

@@ -7,13 +7,10 @@ import pytest
 import torch
 
 from steer_server.errors import TrainingError
+from steer_server.training.chat_loss import IGNORED, Batch, batch_loss, kl_to_base
 from steer_server.training.culture import (
-    IGNORED,
-    Batch,
     CultureRecipe,
-    batch_loss,
     jensen_shannon_bits,
-    kl_to_base,
     split_questions,
     uniform_divergence,
 )

@@ -76,7 +76,7 @@ async def vllm_float32(
 ) -> AsyncIterator[Running]:
     """A second real server, in float32, where a batch has no rounding of its own: for exact comparisons."""
     folder, options = live_adapters
-    arguments = [*options, *VLLM_OPTIONS, "--dtype", "float32"]
+    arguments = [*options, f"--bank-slots={NUM_SLOTS}", *VLLM_OPTIONS, "--dtype", "float32"]
     with live_server(tmp_path_factory.mktemp("float32"), folder, *arguments) as running:
         await running.read_cultures()
         yield running
@@ -85,5 +85,12 @@ async def vllm_float32(
 @pytest.fixture(params=["fake", pytest.param("vllm", marks=pytest.mark.engine)])
 def server(request: pytest.FixtureRequest) -> Running:
     """Each engine in turn: what the contract suite runs on."""
+    running: Running = request.getfixturevalue(request.param)
+    return running
+
+
+@pytest.fixture(params=["fake", pytest.param("vllm_float32", marks=pytest.mark.engine)])
+def exact_server(request: pytest.FixtureRequest) -> Running:
+    """Each engine where a request's text does not depend on what else is in the batch."""
     running: Running = request.getfixturevalue(request.param)
     return running

@@ -195,8 +195,9 @@ async def test_several_answers_share_one_plan(server: Running) -> None:
     assert len(answer.choices) == 3 and answer.steering["plan"]
 
 
-async def test_more_cultures_than_slots_take_turns_and_every_answer_is_right(server: Running) -> None:
+async def test_more_cultures_than_slots_take_turns_and_every_answer_is_right(exact_server: Running) -> None:
     """Each of many concurrent requests, over more adapters than slots, equals what it gives alone."""
+    server = exact_server
     assert len(server.cultures) > NUM_SLOTS
     alone = {culture: await text(server, {"cultures": {culture: 1.0}}) for culture in server.cultures}
     order = server.cultures * 3

@@ -3,11 +3,14 @@
 What is replaced in vLLM 0.32, and nothing else:
 - the platform's punica wrapper class, and the worker's LoRA manager class;
 - on CPU, the rule that switches compilation off as soon as LoRA is on (it is there for vLLM's own LoRA
-  operations, which cannot be traced; the bank's can).
+  operations, which cannot be traced; the bank's can);
+- on CPU, the loading of a compiled model from vLLM's cache, which vLLM expects to be of its own backend, so
+  that it fails on the plain one that it uses there and every start compiles again.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from steer_server.settings import is_engine_plugin_allowed
@@ -32,6 +35,7 @@ def install() -> None:
     if current_platform.is_cpu() and not hasattr(platform, "_steer_keeps_compilation"):
         platform._steer_keeps_compilation = True
         _keep_compilation(platform)
+        _keep_compiled_models()
 
 
 def _keep_compilation(platform: Any) -> None:
@@ -45,6 +49,23 @@ def _keep_compilation(platform: Any) -> None:
             vllm_config.lora_config = lora_config
 
     platform.check_and_update_config = classmethod(check_and_update_config)
+
+
+def _keep_compiled_models() -> None:
+    import torch
+
+    original = torch.compiler.load_compiled_function
+
+    @functools.wraps(original)
+    def load_compiled_function(*args: Any, **kwargs: Any) -> Any:
+        loaded: Any = original(*args, **kwargs)
+        compiled = loaded._artifacts.compiled_fn
+        if not hasattr(compiled, "finalize_loading"):
+            # vLLM's own backend has parts left to load here; the plain one is whole.
+            compiled.finalize_loading = lambda vllm_config: None
+        return loaded
+
+    torch.compiler.load_compiled_function = load_compiled_function
 
 
 def http_plugin() -> Any:

@@ -10,12 +10,12 @@ import typer
 
 from steer_server import builtin_model
 from steer_server.errors import SteerError
+from steer_server.evaluation.commands import bench_commands
 from steer_server.settings import Settings
+from steer_server.training.commands import commands as train_commands
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Steer a model's values per request.")
 model_commands = typer.Typer(no_args_is_help=True, help="The built-in model.")
-train_commands = typer.Typer(no_args_is_help=True, help="Train adapters.")
-bench_commands = typer.Typer(no_args_is_help=True, help="Measure speed.")
 app.add_typer(model_commands, name="model")
 app.add_typer(train_commands, name="train")
 app.add_typer(bench_commands, name="bench")
@@ -74,35 +74,6 @@ def check(
 def model_fetch() -> None:
     """Fetch and convert the built-in model, unless it is there. Prints its directory."""
     print(builtin_model.ensure_builtin(Settings.read().cache))
-
-
-@train_commands.command("culture")
-def train_culture_command(
-    recipe: Annotated[Path, typer.Option(help="YAML file with `defaults` and `cultures`.")],
-    data: Annotated[Path, typer.Option(help="Survey answers, gzipped JSON lines.")],
-    prompts: Annotated[Path, typer.Option(help="Ordinary prompts with answers, gzipped JSON lines.")],
-    out: Annotated[Path, typer.Option(help="Directory that gets one adapter folder per culture.")],
-    culture: Annotated[list[str] | None, typer.Option(help="Only these; repeatable.")] = None,
-    model: Annotated[str, typer.Option()] = "builtin",
-) -> None:
-    """Train culture adapters on a survey. A culture that is already in `out` is skipped."""
-    from steer_server.training.culture import train_cultures
-
-    settings = Settings.read(model=model)
-    train_cultures(recipe, data, prompts, out, settings, only=culture or [])
-
-
-@bench_commands.command("throughput")
-def bench_throughput(
-    out: Annotated[Path, typer.Option(help="Directory for the JSON report.")] = Path("out/bench"),
-    adapters: Annotated[Path, typer.Option()] = Path("adapters"),
-    batch: Annotated[list[int] | None, typer.Option(help="Batch sizes; repeatable.")] = None,
-    repeats: Annotated[int, typer.Option(help="Rounds of all variants, interleaved.")] = 2,
-) -> None:
-    """Decode throughput side by side: no LoRA, stock vLLM LoRA, the bank with all-different blends."""
-    from steer_server.evaluation.throughput import run_throughput
-
-    run_throughput(Settings.read(adapters=adapters.resolve()), batch or [8, 32], repeats, out)
 
 
 def main() -> None:

@@ -69,7 +69,6 @@ class Progress:
         now = time.monotonic()
         if now - self._last_line >= SECONDS_BETWEEN_LINES or self.done >= self.total:
             self._last_line = now
-            rate_per_second = self.rate
-            left = (self.total - self.done) / rate_per_second if rate_per_second else 0.0
-            line = f"{self.what}: {self.done}/{self.total} {self.unit} {rate_per_second:.2f}/s ETA {left:.0f} s"
+            left = (self.total - self.done) / self.rate if self.rate else 0.0
+            line = f"{self.what}: {self.done}/{self.total} {self.unit} {self.rate:.2f}/s ETA {left:.0f} s"
             print(f"{line} {note}".rstrip(), file=sys.stderr, flush=True)

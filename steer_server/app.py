@@ -106,7 +106,7 @@ async def _probe_all(
         except CatalogueError as error:
             logger.error("refused %s: %s", adapter.title, error)
             failed.append(RefusedAdapter(adapter.name, error.reason, error.detail))
-    return Catalogue.of(passed), failed
+    return Catalogue.of([*passed, *found.reward_heads.values()]), failed
 
 
 def read_presets(path: Path | None, catalogue: Catalogue, policy: Policy) -> Mapping[str, Any]:

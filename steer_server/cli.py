@@ -10,7 +10,7 @@ import typer
 
 from steer_server import builtin_model
 from steer_server.errors import SteerError
-from steer_server.evaluation.commands import bench_commands
+from steer_server.evaluation.commands import bench_commands, eval_commands
 from steer_server.settings import Settings
 from steer_server.training.commands import commands as train_commands
 
@@ -19,6 +19,7 @@ model_commands = typer.Typer(no_args_is_help=True, help="The built-in model.")
 app.add_typer(model_commands, name="model")
 app.add_typer(train_commands, name="train")
 app.add_typer(bench_commands, name="bench")
+app.add_typer(eval_commands, name="eval")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

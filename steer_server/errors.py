@@ -13,7 +13,8 @@ SteerError
 ├── EngineRefusal            -   vLLM's own status and body, passed on
 ├── CatalogueError           -   an adapter is refused; the old one stays
 ├── ConfigError              -   the server does not start
-└── TrainingError            -   a command ends with an exit code
+├── TrainingError            -   a command ends with an exit code
+└── EvaluationError          -   the same
 """
 
 from __future__ import annotations
@@ -170,3 +171,7 @@ class ConfigError(SteerError):
 
 class TrainingError(SteerError):
     """A training command cannot go on."""
+
+
+class EvaluationError(SteerError):
+    """A measurement cannot be made, or too much of it failed."""

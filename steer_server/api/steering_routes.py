@@ -43,7 +43,7 @@ async def post_plan(request: Request) -> Response:
 
 @router.get("/v1/adapters")
 async def list_adapters(request: Request) -> Response:
-    """Every adapter that was found: active, or refused with the reason."""
+    """Every adapter that was found: active, validated (a reward head: not probed), or refused and why."""
     server: Server = request.app.state.steer
     active: list[dict[str, Any]] = [
         {
@@ -58,11 +58,24 @@ async def list_adapters(request: Request) -> Response:
         }
         for adapter in server.catalogue.adapters
     ]
+    heads = [
+        {
+            "name": head.name,
+            "version": head.version,
+            "kind": head.manifest.kind,
+            "state": "validated",
+            "digest": head.digest,
+            "base_model": head.manifest.base_model,
+            "head": head_id,
+            "licence": head.manifest.licence,
+        }
+        for head_id, head in server.catalogue.reward_heads.items()
+    ]
     refused = [
         {"name": r.folder_name, "state": "quarantined", "reason": r.reason, "detail": r.detail}
         for r in server.refused
     ]
-    return JSONResponse({"data": active + refused})
+    return JSONResponse({"data": active + heads + refused})
 
 
 @router.get("/ready")

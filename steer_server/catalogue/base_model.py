@@ -51,6 +51,13 @@ class BaseModel:
             if isinstance(module, torch.nn.Linear) and module is not head
         }
 
+    @cached_property
+    def hidden_size(self) -> int:
+        """Width of the state that the LM head reads. Reads the config, no weights."""
+        from transformers import AutoConfig
+
+        return int(AutoConfig.from_pretrained(self.path).get_text_config().hidden_size)
+
     @property
     def linear_suffixes(self) -> list[str]:
         """Last parts of the linear layers' names: what vLLM is told to wrap."""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from steer_server.catalogue.base_model import BaseModel
 from steer_server.catalogue.manifest import MANIFEST
-from steer_server.catalogue.snapshot import Catalogue, LoadedAdapter
-from steer_server.catalogue.validation import validate_adapter
+from steer_server.catalogue.snapshot import Catalogue, LoadedAdapter, LoadedRewardHead
+from steer_server.catalogue.validation import validate_folder
 from steer_server.errors import CatalogueError, ConfigError
 from steer_server.settings import Settings
 
@@ -44,20 +44,20 @@ def load_directory(
     catalogue, refused = Catalogue(), []
     for folder in sorted(path for path in directory.iterdir() if (path / MANIFEST).exists()):
         try:
-            adapter = validate_adapter(folder.resolve(), base, max_rank)
-            catalogue = with_adapter(catalogue, adapter)
+            loaded = validate_folder(folder.resolve(), base, max_rank)
+            catalogue = with_loaded(catalogue, loaded)
         except CatalogueError as error:
             logger.error("refused %s: %s", folder.name, error)
             refused.append(RefusedAdapter(folder.name, error.reason, error.detail))
     return catalogue, tuple(refused)
 
 
-def with_adapter(catalogue: Catalogue, adapter: LoadedAdapter) -> Catalogue:
-    """A new snapshot with one more adapter.
+def with_loaded(catalogue: Catalogue, loaded: LoadedAdapter | LoadedRewardHead) -> Catalogue:
+    """A new snapshot with one more adapter or reward head.
 
-    Raises: CatalogueError when its name, culture or an axis is taken.
+    Raises: CatalogueError when its name, culture, axis or head is taken.
     """
-    return Catalogue.of([*catalogue.adapters, adapter])
+    return Catalogue.of([*catalogue.adapters, *catalogue.reward_heads.values(), loaded])
 
 
 def with_bank_size(settings: Settings) -> Settings:

@@ -1,7 +1,8 @@
 """`adapter.yaml`: what an adapter says of itself, and the content digest that identifies it.
 
 An adapter is a folder: `adapter.yaml` (this manifest), `adapter_config.json` and
-`adapter_model.safetensors` as PEFT writes them, and a card `README.md`. The manifest lists every file that
+`adapter_model.safetensors` as PEFT writes them, and a card `README.md`. A reward head has
+`reward_head.json` and `reward_head.safetensors` in place of PEFT's files. The manifest lists every file that
 the engine will read, with size and sha256.
 """
 
@@ -16,6 +17,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from steer_server.catalogue.reward_head import HEAD_CONFIG, HEAD_WEIGHTS, RewardHeadConfig
 from steer_server.errors import CatalogueError
 
 MANIFEST = "adapter.yaml"
@@ -23,11 +25,12 @@ WEIGHTS = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
 MAX_MANIFEST_BYTES = 256 * 1024
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,62}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 """Names are lower case and never contain `@`, `:` or `/`, which separate names elsewhere."""
 
 Country = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
-Kind = Literal["lora", "panacea"]
+Kind = Literal["lora", "panacea", "reward_head"]
 
 
 class _Strict(BaseModel):
@@ -42,7 +45,7 @@ class FileEntry(_Strict):
 
 
 class CultureInfo(_Strict):
-    """The community whose values a `lora` adapter carries."""
+    """The community whose values a `lora` adapter carries, or whose judgement a `reward_head` learnt."""
 
     id: Name
     countries: tuple[Country, ...] = ()
@@ -76,13 +79,19 @@ class Manifest(_Strict):
     licence: str = ""
     culture: CultureInfo | None = None
     axes: tuple[ValueAxis, ...] = ()
+    head: Name | None = None
+    """What requests call a `reward_head`; the adapter's own name says also from which split it is."""
     files: tuple[FileEntry, ...]
     data: tuple[DataSource, ...] = ()
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Manifest:
-        if (self.kind == "lora") != (self.culture is not None):
-            raise ValueError("a lora has `culture`; other kinds do not")
+        if (self.culture is not None) not in {"lora": (True,), "reward_head": (True, False)}.get(
+            self.kind, (False,)
+        ):
+            raise ValueError("a lora has `culture`, a reward_head may have it; other kinds do not")
+        if (self.kind == "reward_head") != (self.head is not None):
+            raise ValueError("a reward_head has `head`; other kinds do not")
         if (self.kind == "panacea") != bool(self.axes):
             raise ValueError("a panacea has `axes`; other kinds do not")
         indexes = [axis.rank_index for axis in self.axes]
@@ -92,7 +101,8 @@ class Manifest(_Strict):
         paths = [entry.path for entry in self.files]
         if len(set(paths)) != len(paths):
             raise ValueError("a file is listed twice")
-        if missing := {WEIGHTS, PEFT_CONFIG} - set(paths):
+        needed = {HEAD_WEIGHTS, HEAD_CONFIG} if self.kind == "reward_head" else {WEIGHTS, PEFT_CONFIG}
+        if missing := needed - set(paths):
             raise ValueError(f"`files` does not list {sorted(missing)}")
         return self
 
@@ -202,6 +212,64 @@ def write_adapter_folder(
         files=describe_files(folder, [PEFT_CONFIG, WEIGHTS]),
         data=tuple(data),
     )
+    _write_manifest(folder, manifest)
+    return manifest
+
+
+def write_reward_head_folder(
+    folder: Path,
+    *,
+    name: str,
+    version: str,
+    head: str,
+    base_model: str,
+    weight: Any,
+    bias: float,
+    config: RewardHeadConfig,
+    description: str = "",
+    licence: str = "",
+    culture: CultureInfo | None = None,
+    data: Sequence[DataSource] = (),
+    card: str = "",
+    extra: Mapping[str, str] | None = None,
+) -> Manifest:
+    """Writes a complete reward head folder; the manifest last, so that a folder with one is complete.
+
+    Args:
+        weight: w of `raw = w·h + b`, `[hidden]`.
+        extra: further text files by name; they are not part of the manifest's `files`.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        "weight": torch.as_tensor(weight, dtype=torch.float32).contiguous(),
+        "bias": torch.tensor([bias], dtype=torch.float32),
+    }
+    save_file(tensors, folder / HEAD_WEIGHTS)
+    texts = {HEAD_CONFIG: json.dumps(config.model_dump(mode="json"), indent=2) + "\n", **(extra or {})}
+    if card:
+        texts["README.md"] = card
+    for file_name, text in texts.items():
+        (folder / file_name).write_text(text)
+    manifest = Manifest(
+        schema_version=1,
+        name=name,
+        version=version,
+        kind="reward_head",
+        description=description,
+        base_model=base_model,
+        licence=licence,
+        culture=culture,
+        head=head,
+        files=describe_files(folder, [HEAD_CONFIG, HEAD_WEIGHTS]),
+        data=tuple(data),
+    )
+    _write_manifest(folder, manifest)
+    return manifest
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
     document = manifest.model_dump(mode="json", exclude_defaults=True)
     (folder / MANIFEST).write_text(yaml.safe_dump(document, sort_keys=False, width=100))
-    return manifest

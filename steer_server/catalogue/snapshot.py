@@ -9,18 +9,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import TypeVar
 
 from steer_server.catalogue.manifest import Manifest
+from steer_server.catalogue.reward_head import RewardHeadConfig
 from steer_server.errors import CatalogueError
 
 
 @dataclass(frozen=True)
-class LoadedAdapter:
-    """One validated version of an adapter."""
-
+class _Loaded:
     manifest: Manifest
     folder: Path
-    rank: int
     digest: str = field(init=False)
     """Content digest; computed once because every plan reads it."""
 
@@ -41,39 +40,65 @@ class LoadedAdapter:
         return f"{self.name}@{self.version}"
 
 
+_AnyLoaded = TypeVar("_AnyLoaded", bound=_Loaded)
+
+
+@dataclass(frozen=True)
+class LoadedAdapter(_Loaded):
+    """One validated version of an adapter for the bank."""
+
+    rank: int
+
+
+@dataclass(frozen=True)
+class LoadedRewardHead(_Loaded):
+    """One validated version of a reward head. It takes no bank slot and no part in a plan."""
+
+    config: RewardHeadConfig
+
+
 @dataclass(frozen=True)
 class Catalogue:
-    """Lookups of one moment. Names are unique; so are culture ids and axis ids."""
+    """Lookups of one moment. Names are unique; so are culture ids of adapters, axis ids and head ids."""
 
     adapters: tuple[LoadedAdapter, ...] = ()
     cultures: Mapping[str, LoadedAdapter] = field(default_factory=dict)
     axes: Mapping[str, LoadedAdapter] = field(default_factory=dict)
     by_digest: Mapping[str, LoadedAdapter] = field(default_factory=dict)
+    reward_heads: Mapping[str, LoadedRewardHead] = field(default_factory=dict)
+    """By head id."""
 
     @classmethod
-    def of(cls, adapters: Iterable[LoadedAdapter]) -> Catalogue:
-        """Raises: CatalogueError when two adapters claim the same name, culture or axis."""
-        ordered = tuple(sorted(adapters, key=lambda adapter: adapter.name))
-        names: dict[str, LoadedAdapter] = {}
+    def of(cls, loaded: Iterable[LoadedAdapter | LoadedRewardHead]) -> Catalogue:
+        """Raises: CatalogueError when two claim the same name, culture, axis or head."""
+        ordered = sorted(loaded, key=lambda one: one.name)
+        names: dict[str, _Loaded] = {}
         cultures: dict[str, LoadedAdapter] = {}
         axes: dict[str, LoadedAdapter] = {}
+        heads: dict[str, LoadedRewardHead] = {}
 
-        def claim(table: dict[str, LoadedAdapter], kind: str, key: str, adapter: LoadedAdapter) -> None:
+        def claim(table: dict[str, _AnyLoaded], kind: str, key: str, adapter: _AnyLoaded) -> None:
             if key in table:
                 raise CatalogueError(
                     adapter.name, f"{kind}_taken", f"{kind} {key!r} is already in {table[key].title}"
                 )
             table[key] = adapter
 
-        for adapter in ordered:
-            claim(names, "name", adapter.name, adapter)
+        for one in ordered:
+            claim(names, "name", one.name, one)
+            if isinstance(one, LoadedRewardHead):
+                assert one.manifest.head is not None
+                claim(heads, "head", one.manifest.head, one)
+        adapters = tuple(one for one in ordered if isinstance(one, LoadedAdapter))
+        for adapter in adapters:
             if adapter.manifest.culture:
                 claim(cultures, "culture", adapter.manifest.culture.id, adapter)
             for axis in adapter.manifest.axes:
                 claim(axes, "axis", axis.id, adapter)
         return cls(
-            ordered,
+            adapters,
             MappingProxyType(cultures),
             MappingProxyType(axes),
-            MappingProxyType({adapter.digest: adapter for adapter in ordered}),
+            MappingProxyType({adapter.digest: adapter for adapter in adapters}),
+            MappingProxyType(heads),
         )

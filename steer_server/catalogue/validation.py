@@ -11,14 +11,19 @@ import re
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from steer_server.catalogue.base_model import BaseModel
 from steer_server.catalogue.manifest import PEFT_CONFIG, WEIGHTS, Manifest, file_sha256, read_manifest
-from steer_server.catalogue.snapshot import LoadedAdapter
+from steer_server.catalogue.reward_head import HEAD_CONFIG, HEAD_WEIGHTS, RewardHeadConfig
+from steer_server.catalogue.snapshot import LoadedAdapter, LoadedRewardHead
 from steer_server.errors import CatalogueError
 
 MAX_WEIGHTS_BYTES = 4 * 2**30
 MAX_DELTA_NORM = 1e4
 """Largest Frobenius norm of one layer's scaled update; trained adapters lie below 100."""
+MAX_HEAD_NORM = 1e3
+"""Largest ‖w‖ and |b| of a reward head; trained ones lie below 10 and 100."""
 
 TENSOR_NAME = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<half>[AB])\.weight$")
 FLOAT_DTYPES = ("F32", "F16", "BF16")
@@ -36,29 +41,85 @@ MUST_BE_OFF = {
 """PEFT options that change the maths in ways the bank does not know."""
 
 
-def validate_adapter(folder: Path, base: BaseModel, max_rank: int) -> LoadedAdapter:
-    """A validated adapter, ready to be loaded.
+def validate_folder(folder: Path, base: BaseModel, max_rank: int) -> LoadedAdapter | LoadedRewardHead:
+    """A validated adapter or reward head, whichever the folder holds.
 
     Raises: CatalogueError with a stable `reason` and the offending file or tensor.
     """
     manifest = read_manifest(folder)
-    name = manifest.name
-
-    def refuse(reason: str, detail: str) -> CatalogueError:
-        return CatalogueError(name, reason, detail)
-
     if manifest.base_model not in base.names:
-        raise refuse(
-            "base_model_mismatch", f"made for {manifest.base_model!r}, this server runs {sorted(base.names)}"
+        raise CatalogueError(
+            manifest.name,
+            "base_model_mismatch",
+            f"made for {manifest.base_model!r}, this server runs {sorted(base.names)}",
         )
     _check_files(folder, manifest)
+    if manifest.kind == "reward_head":
+        return _validated_head(folder, manifest, base)
+    return _validated_adapter(folder, manifest, base, max_rank)
+
+
+def validate_adapter(folder: Path, base: BaseModel, max_rank: int) -> LoadedAdapter:
+    """As `validate_folder`, where only an adapter for the bank will do."""
+    loaded = validate_folder(folder, base, max_rank)
+    if not isinstance(loaded, LoadedAdapter):
+        raise CatalogueError(loaded.name, "not_a_lora", "a reward head does not go into the bank")
+    return loaded
+
+
+def _validated_adapter(folder: Path, manifest: Manifest, base: BaseModel, max_rank: int) -> LoadedAdapter:
+    name = manifest.name
     config = _read_peft_config(folder, name)
     rank, scale = _rank_and_scale(config, name, max_rank)
     for axis in manifest.axes:
         if axis.rank_index >= rank:
-            raise refuse("axis_out_of_range", f"axis {axis.id} has rank_index {axis.rank_index} of {rank}")
+            raise CatalogueError(
+                name, "axis_out_of_range", f"axis {axis.id} has rank_index {axis.rank_index} of {rank}"
+            )
     _check_tensors(folder / WEIGHTS, name, base, rank, scale)
     return LoadedAdapter(manifest, folder, rank)
+
+
+def _validated_head(folder: Path, manifest: Manifest, base: BaseModel) -> LoadedRewardHead:
+    name = manifest.name
+    try:
+        config = RewardHeadConfig.model_validate_json((folder / HEAD_CONFIG).read_bytes())
+    except ValidationError as error:
+        details = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise CatalogueError(name, "head_config_invalid", f"{HEAD_CONFIG}: {details}") from error
+    if config.hidden_size != base.hidden_size:
+        raise CatalogueError(
+            name, "wrong_shape", f"hidden_size {config.hidden_size}, the model has {base.hidden_size}"
+        )
+    _check_head_tensors(folder / HEAD_WEIGHTS, name, base.hidden_size)
+    return LoadedRewardHead(manifest, folder, config)
+
+
+def _check_head_tensors(path: Path, name: str, hidden_size: int) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    expected = {"weight": [hidden_size], "bias": [1]}
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            if foreign := set(tensors.keys()) - set(expected):
+                raise CatalogueError(name, "foreign_tensor", ", ".join(sorted(foreign)))
+            if missing := set(expected) - set(tensors.keys()):
+                raise CatalogueError(name, "no_tensors", ", ".join(sorted(missing)))
+            for key, shape in expected.items():
+                found = tensors.get_slice(key)
+                if found.get_shape() != shape:
+                    raise CatalogueError(
+                        name, "wrong_shape", f"{key}: {found.get_shape()}, the model needs {shape}"
+                    )
+                if found.get_dtype() != "F32":
+                    raise CatalogueError(name, "wrong_dtype", f"{key}: {found.get_dtype()}")
+                tensor = tensors.get_tensor(key)
+                if not tensor.isfinite().all():
+                    raise CatalogueError(name, "not_finite", key)
+                if (norm := float(tensor.double().norm())) > MAX_HEAD_NORM:
+                    raise CatalogueError(name, "norm_too_large", f"‖{key}‖ = {norm:.3g}")
+    except (SafetensorError, OSError) as error:
+        raise CatalogueError(name, "weights_unreadable", f"{path.name}: {error}") from error
 
 
 def _check_files(folder: Path, manifest: Manifest) -> None:

@@ -26,7 +26,7 @@ def provenance() -> dict[str, Any]:
             continue
     return {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["steer-server", *sys.argv[1:]]),
+        "command": " ".join(["steer-server", *_without_secrets(sys.argv[1:])]),
         "commit": _commit(),
         "hardware": {
             "processor": _processor(),
@@ -36,6 +36,18 @@ def provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
     }
+
+
+def _without_secrets(arguments: list[str]) -> list[str]:
+    """The same command line with the value of `--api-key` masked."""
+    masked = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        name, equals, _ = argument.partition("=")
+        if before == "--api-key":
+            masked.append("***")
+        else:
+            masked.append(f"{name}=***" if name == "--api-key" and equals else argument)
+    return masked
 
 
 def write_report(path: Path, results: dict[str, Any]) -> None:

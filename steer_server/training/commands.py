@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,15 +14,44 @@ commands = typer.Typer(no_args_is_help=True, help="Train adapters and reward hea
 
 @commands.command("culture")
 def culture(
-    recipe: Annotated[Path, typer.Option(help="YAML file with `defaults` and `cultures`.")],
-    data: Annotated[Path, typer.Option(help="Survey answers, gzipped JSON lines.")],
-    prompts: Annotated[Path, typer.Option(help="Ordinary prompts with answers, gzipped JSON lines.")],
+    data: Annotated[Path, typer.Option(help="Survey answers: JSON lines, gzipped or not, or a CSV.")],
     out: Annotated[Path, typer.Option(help="Directory that gets one adapter folder per culture.")],
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="YAML file with `defaults` and `cultures`; without it, a culture per community."),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="Ordinary prompts with answers to leave unchanged, JSON lines; some are built in."),
+    ] = None,
+    questions: Annotated[
+        Path | None, typer.Option(help="Questions without answers, for mode `self`; gzipped JSON lines.")
+    ] = None,
     culture: Annotated[list[str] | None, typer.Option(help="Only these; repeatable.")] = None,
     model: Annotated[str, typer.Option()] = "builtin",
 ) -> None:
-    """Train culture adapters on a survey. A culture that is already in `out` is skipped."""
+    """Train culture adapters on people's answers, or on the model's own when it is told the culture.
+
+    A culture that is already in `out` is skipped; a run that was stopped goes on where it was.
+    """
     from steer_server.training.culture import train_cultures
 
     settings = Settings.read(model=model)
-    train_cultures(recipe, data, prompts, out, settings, only=culture or [])
+    train_cultures(recipe, data, prompts, out, settings, only=culture or [], questions=questions)
+
+
+@commands.command("reward-head")
+def reward_head(
+    recipe: Annotated[Path, typer.Option(help="YAML file with `defaults`, `sources` and `heads`.")],
+    data: Annotated[Path, typer.Option(help="Directory of the recipe's data files.")],
+    out: Annotated[Path, typer.Option(help="Directory that gets one folder per head.")],
+    split: Annotated[
+        Literal["steer", "judge"], typer.Option(help="`judge` trains on other units, for judges.")
+    ] = "steer",
+    head: Annotated[list[str] | None, typer.Option(help="Only these; repeatable.")] = None,
+    model: Annotated[str, typer.Option()] = "builtin",
+) -> None:
+    """Train reward heads on the frozen model's hidden states. A head that is already in `out` is skipped."""
+    from steer_server.training.reward_head import train_reward_heads
+
+    train_reward_heads(recipe, data, out, Settings.read(model=model), split, only=head or [])

@@ -1,16 +1,21 @@
-"""Survey questions as training rows: human answer distributions rendered as chats in several forms."""
+"""Survey questions with people's answer shares, and the chats in which they are asked."""
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from steer_server.errors import TrainingError
+from steer_server.training.answers import Example
+from steer_server.training.ordinary import ORDINARY
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -19,7 +24,12 @@ LETTER_ASKS = (
     "Which option do you choose? Reply with the letter only.",
     "Give the letter of your answer.",
 )
-TEXT_ASKS = ("", "What is your own view?", "Please answer for yourself, in a few words.")
+TEXT_ASKS = (
+    "",
+    "What is your own view?",
+    "Please answer for yourself, in a few words.",
+    "What would you say?",
+)
 
 
 @dataclass(frozen=True)
@@ -33,34 +43,77 @@ class SurveyQuestion:
     """Share of people per option, sums to 1."""
 
 
-@dataclass(frozen=True)
-class Example:
-    """One chat to learn. Exactly one of `letters` and `answer` is set."""
-
-    prompt: str
-    letters: tuple[float, ...] | None = None
-    """Target probability of each option letter A, B, ... as the first answered token."""
-    answer: str | None = None
-    """Target text of the whole answer."""
-
-
 def read_survey(path: Path) -> dict[str, list[SurveyQuestion]]:
-    """Questions by country (ISO 3166 alpha-3) from gzipped JSON lines with the keys
-    `country, question_id, question, options, distribution`.
+    """Questions by country or community.
 
-    Raises: TrainingError for a row whose distribution does not fit its options or does not sum to 1.
+    Two formats: JSON lines, gzipped or not, with the keys `country, question_id, question, options,
+    distribution`; or a CSV (`.csv`) with the columns `country, question, option, share`, one line per option,
+    in which `share` may also be a count of people.
+
+    Raises: TrainingError for a row that is not as above, with its line.
     """
     by_country: dict[str, list[SurveyQuestion]] = defaultdict(list)
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            row = json.loads(line)
-            shares = tuple(float(p) for p in row["distribution"])
-            if len(shares) != len(row["options"]) or abs(sum(shares) - 1) > 0.01:
-                raise TrainingError(f"{path.name}:{number}: distribution does not fit the options")
-            by_country[row["country"]].append(
-                SurveyQuestion(row["question_id"], row["question"], tuple(row["options"]), shares)
+    rows = _csv_rows(path) if path.suffix == ".csv" else _json_rows(path)
+    for where, row in rows:
+        try:
+            question = SurveyQuestion(
+                str(row["question_id"]),
+                str(row["question"]),
+                tuple(str(option) for option in row["options"]),
+                tuple(float(share) for share in row["distribution"]),
             )
+        except (KeyError, TypeError, ValueError) as error:
+            raise TrainingError(f"{where}: {type(error).__name__} {error}") from error
+        total = sum(question.distribution)
+        if len(question.distribution) != len(question.options) or abs(total - 1) > 0.01:
+            raise TrainingError(f"{where}: distribution does not fit the options")
+        by_country[str(row["country"])].append(question)
+    if not by_country:
+        raise TrainingError(f"{path.name}: no rows")
     return dict(by_country)
+
+
+def _text(path: Path) -> str:
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        return raw.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrainingError(f"{path}: {error}") from error
+
+
+def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(_text(path).splitlines(), 1):
+        if line.strip():
+            try:
+                yield f"{path.name}:{number}", json.loads(line)
+            except ValueError as error:
+                raise TrainingError(f"{path.name}:{number}: not JSON: {error}") from error
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    reader = csv.DictReader(io.StringIO(_text(path)))
+    if missing := {"country", "question", "option", "share"} - set(reader.fieldnames or ()):
+        raise TrainingError(f"{path.name}: no column {', '.join(sorted(missing))}")
+    grouped: dict[tuple[str, str], list[tuple[str, float]]] = defaultdict(list)
+    for number, row in enumerate(reader, 2):
+        try:
+            grouped[row["country"], row["question"]].append((row["option"], float(row["share"])))
+        except (TypeError, ValueError) as error:
+            raise TrainingError(f"{path.name}:{number}: share is not a number") from error
+    for (country, question), answers in grouped.items():
+        total = sum(share for _, share in answers)
+        if total <= 0:
+            raise TrainingError(f"{path.name}: {question!r} of {country}: the shares sum to {total}")
+        yield (
+            f"{path.name}: {question!r}",
+            {
+                "country": country,
+                "question_id": question,
+                "question": question,
+                "options": [option for option, _ in answers],
+                "distribution": [share / total for _, share in answers],
+            },
+        )
 
 
 def pool_countries(survey: dict[str, list[SurveyQuestion]], countries: Iterable[str]) -> list[SurveyQuestion]:
@@ -84,48 +137,98 @@ def pool_countries(survey: dict[str, list[SurveyQuestion]], countries: Iterable[
     return pooled
 
 
-def letter_example(row: SurveyQuestion, rng: random.Random) -> Example:
-    """The question with lettered options in random order, so that no letter is learnt for itself."""
-    order = rng.sample(range(len(row.options)), len(row.options))
+def split_questions(
+    rows: Sequence[SurveyQuestion], held_out_share: float, seed: int
+) -> tuple[list[SurveyQuestion], list[SurveyQuestion]]:
+    """(training, held out) by question, the same questions held out for every culture with that seed."""
+
+    def is_held_out(row: SurveyQuestion) -> bool:
+        return random.Random(f"{seed}:{row.question_id}").random() < held_out_share
+
+    return [r for r in rows if not is_held_out(r)], [r for r in rows if is_held_out(r)]
+
+
+def letter_example(row: SurveyQuestion, order: Sequence[int], ask: str = LETTER_ASKS[0]) -> Example:
+    """The question with its options lettered in the given order, answered with a letter."""
     listed = "\n".join(f"{LETTERS[i]}. {row.options[j]}" for i, j in enumerate(order))
     return Example(
-        prompt=f"{row.question}\n{listed}\n{rng.choice(LETTER_ASKS)}",
-        letters=tuple(row.distribution[j] for j in order),
+        prompt=f"{row.question}\n{listed}\n{ask}",
+        answers=tuple(LETTERS[: len(order)]),
+        shares=tuple(row.distribution[j] for j in order),
+        is_whole=False,
     )
 
 
-def text_example(row: SurveyQuestion, rng: random.Random, *, list_options: bool) -> Example:
-    """The question answered in words, the answer drawn from the human distribution."""
-    (answer,) = rng.choices(row.options, weights=row.distribution)
+def words_example(row: SurveyQuestion, listed: Sequence[int] = (), ask: str = "") -> Example:
+    """The question answered with an option's own words; `listed` is the order of the options in the prompt,
+    empty when they are not named."""
     parts = [row.question]
-    if list_options:
-        parts.append("Options: " + "; ".join(rng.sample(row.options, len(row.options))) + ".")
-    ask = rng.choice(TEXT_ASKS)
-    return Example(prompt=" ".join([*parts, ask]).strip(), answer=answer.rstrip(".") + ".")
+    if listed:
+        parts.append("Options: " + "; ".join(row.options[j] for j in listed) + ".")
+    return Example(
+        prompt=" ".join([*parts, ask]).strip(),
+        answers=tuple(option.rstrip(".") + "." for option in row.options),
+        shares=row.distribution,
+        is_whole=True,
+    )
 
 
-def examples_for_epoch(rows: Sequence[SurveyQuestion], rng: random.Random) -> list[Example]:
-    """Each question in three forms (letters, words with options, words alone), shuffled."""
-    examples = []
-    for row in rows:
-        if len(row.options) <= len(LETTERS):
-            examples.append(letter_example(row, rng))
-        examples.append(text_example(row, rng, list_options=True))
-        examples.append(text_example(row, rng, list_options=False))
-    rng.shuffle(examples)
-    return examples
+def random_example(row: SurveyQuestion, letters_share: float, rng: random.Random) -> Example:
+    """The question in a random form: option order, wording of the ask, letters or words, options listed or
+    not. So what is learnt is the answer and not its letter or place."""
+    order = rng.sample(range(len(row.options)), len(row.options))
+    if len(order) <= len(LETTERS) and rng.random() < letters_share:
+        return letter_example(row, order, rng.choice(LETTER_ASKS))
+    return words_example(row, order if rng.random() < 0.5 else (), rng.choice(TEXT_ASKS))
 
 
-def read_prompts(path: Path) -> list[tuple[str, str]]:
-    """(instruction, answer) pairs of ordinary use, on which an adapter is kept close to the base model."""
-    pairs = []
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            row = json.loads(line)
-            answer = row.get("output") or row.get("reference") or row.get("answer") or ""
-            prompt = row.get("instruction") or row.get("prompt") or ""
-            if prompt and answer:
-                pairs.append((str(prompt), str(answer)))
+class SurveyBatches:
+    """Batches by step number: every epoch asks every question once, in a new random form.
+
+    Batches hold examples of similar length, so that little is padding, and come in random order.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[SurveyQuestion],
+        batch_size: int,
+        letters_share: float,
+        seed: int,
+        num_tokens: Callable[[Example], int],
+    ) -> None:
+        self.rows, self.batch_size, self.letters_share, self.seed = rows, batch_size, letters_share, seed
+        self.num_tokens = num_tokens
+        self.steps_per_epoch = max(1, -(-len(rows) // batch_size))
+        self._epoch: int | None = None
+        self._batches: list[list[Example]] = []
+
+    def __getitem__(self, step: int) -> list[Example]:
+        epoch, index = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            rng = random.Random(f"{self.seed}:{epoch}")
+            examples = [random_example(row, self.letters_share, rng) for row in self.rows]
+            examples.sort(key=self.num_tokens)
+            size = self.batch_size
+            self._batches = [examples[i : i + size] for i in range(0, len(examples), size)]
+            rng.shuffle(self._batches)
+            self._epoch = epoch
+        return self._batches[index]
+
+
+def read_prompts(path: Path | None) -> list[Example]:
+    """Ordinary prompts with an answer each, on which an adapter is kept close to the base model; without a
+    path, those of `ordinary.py`.
+
+    Raises: TrainingError when no row has an instruction and an output.
+    """
+    pairs = list(ORDINARY)
+    if path is not None:
+        pairs = [
+            (str(prompt)[:400], str(answer)[:300])
+            for _, row in _json_rows(path)
+            if (prompt := row.get("instruction") or row.get("prompt"))
+            and (answer := row.get("output") or row.get("reference") or row.get("answer"))
+        ]
     if not pairs:
-        raise TrainingError(f"{path.name}: no rows with an instruction and an output")
-    return pairs
+        raise TrainingError(f"{path}: no rows with an instruction and an output")
+    return [Example(prompt, (answer,), (1.0,), is_whole=True) for prompt, answer in pairs]

@@ -22,7 +22,8 @@ RUN_ELSEWHERE = {
     "make serve": "the live server of these tests is started by it",
     "make test": "this is it",
     "make bench": "minutes of measuring; `tests/evaluation` runs its parts",
-    "steer-server train": "hours of training; `tests/training` runs it on a few questions",
+    "steer-server train": "minutes of training; `tests/training` runs it on a few questions",
+    "steer-server eval": "needs what was trained; `tests/evaluation` runs it on a few questions",
     "docker build": "needs a container engine",
 }
 """Commands that are not run here, and why."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from steer_server.errors import TrainingError
+from steer_server.training.culture_recipe import CultureRecipe
 from steer_server.training.survey_data import (
     SurveyBatches,
     SurveyQuestion,
@@ -18,6 +19,7 @@ from steer_server.training.survey_data import (
     split_questions,
     words_example,
 )
+from tests.support.servers import ROOT
 
 TEA = SurveyQuestion("Q1", "Tea or coffee?", ("tea", "coffee", "neither"), (0.5, 0.3, 0.2))
 
@@ -63,6 +65,12 @@ def test_a_csv_of_counts_is_a_survey(tmp_path: Path) -> None:
     path.write_text("country,question,option,share\nvillage,Tea?,yes,30\nvillage,Tea?,no,10\n")
     (question,) = read_survey(path)["village"]
     assert question.options == ("yes", "no") and question.distribution == (0.75, 0.25)
+
+
+def test_the_example_survey_can_be_trained_on_and_held_out_from() -> None:
+    rows = read_survey(ROOT / "adapters" / "example_survey.csv")["night_owls"]
+    training, held_out = split_questions(rows, CultureRecipe.held_out_share, CultureRecipe.seed)
+    assert len(training) >= 15 and len(held_out) >= 3
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def provenance() -> dict[str, Any]:
             continue
     return {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["steer-server", *_without_secrets(sys.argv[1:])]),
+        "command": " ".join(["steer-server", *_shown(sys.argv[1:])]),
         "commit": _commit(),
         "hardware": {
             "processor": _processor(),
@@ -38,16 +38,27 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def _without_secrets(arguments: list[str]) -> list[str]:
-    """The same command line with the value of `--api-key` masked."""
-    masked = []
+def _shown(arguments: list[str]) -> list[str]:
+    """The same command line for others to read: the value of `--api-key` is masked, and of files that are
+    not below the working directory only the name is left."""
+    shown = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
-        name, equals, _ = argument.partition("=")
+        name, equals, value = argument.partition("=")
         if before == "--api-key":
-            masked.append("***")
+            shown.append("***")
+        elif name == "--api-key" and equals:
+            shown.append("--api-key=***")
+        elif equals and name.startswith("--"):
+            shown.append(f"{name}={_short_path(value)}")
         else:
-            masked.append(f"{name}=***" if name == "--api-key" and equals else argument)
-    return masked
+            shown.append(_short_path(argument))
+    return shown
+
+
+def _short_path(argument: str) -> str:
+    path = Path(argument)
+    is_elsewhere = path.is_absolute() or ".." in path.parts
+    return path.name if is_elsewhere and path.exists() else argument
 
 
 def write_report(path: Path, results: dict[str, Any]) -> None:

@@ -30,6 +30,8 @@ class Example:
     is_whole: bool
     """Whether the answer ends with its text, so that the end of the turn is learnt too."""
     system: str = ""
+    before: tuple[tuple[str, str], ...] = ()
+    """(role, content) of the turns before the prompt."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class AnswerEncoder:
         self.max_answer_tokens = max_answer_tokens
 
     def prompt_ids(self, example: Example) -> list[int]:
-        messages = [{"role": "user", "content": example.prompt}]
+        messages = [{"role": role, "content": content} for role, content in example.before]
+        messages.append({"role": "user", "content": example.prompt})
         if example.system:
             messages.insert(0, {"role": "system", "content": example.system})
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

@@ -55,3 +55,27 @@ def reward_head(
     from steer_server.training.reward_head import train_reward_heads
 
     train_reward_heads(recipe, data, out, Settings.read(model=model), split, only=head or [])
+
+
+@commands.command("panacea")
+def panacea(
+    recipe: Annotated[Path, typer.Option(help="YAML file with `training`, `sources` and `axes`.")],
+    data: Annotated[Path, typer.Option(help="Directory of the recipe's data files.")],
+    out: Annotated[Path, typer.Option(help="Directory that gets the adapter folder.")],
+    aggregation: Annotated[
+        Literal["linear", "tchebycheff"] | None, typer.Option(help="Instead of the recipe's.")
+    ] = None,
+    axis: Annotated[list[str] | None, typer.Option(help="Only these; repeatable.")] = None,
+    as_lora: Annotated[
+        bool, typer.Option("--as-lora", help="Write a single axis as an adapter that blends like a culture.")
+    ] = False,
+    model: Annotated[str, typer.Option()] = "builtin",
+) -> None:
+    """Train one adapter whose value axes a request weighs, on preference pairs.
+
+    An adapter that is already in `out` is skipped; a run that was stopped goes on where it was.
+    """
+    from steer_server.training.panacea import train_panacea
+
+    settings = Settings.read(model=model)
+    train_panacea(recipe, data, out, settings, axis or [], aggregation, as_lora)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +54,7 @@ def train(
 
     Returns: the loss, averaged over the last steps.
     """
+    _keep_freed_memory()
     trained = list(parameters.values())
     optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -89,6 +92,16 @@ def train(
                     schedule=schedule.state_dict(),
                 )
     return recent
+
+
+def _keep_freed_memory() -> None:
+    """Tells glibc to keep large freed blocks. It returns them to the kernel otherwise, which clears them anew
+    for every tensor: measured as a third of the processor time of a training step."""
+    m_mmap_max, m_trim_threshold = -4, -1
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(m_mmap_max, 0)
+        mallopt(m_trim_threshold, 2**31 - 1)
 
 
 def _save(path: Path, **state: Any) -> None:

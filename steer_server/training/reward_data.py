@@ -128,6 +128,12 @@ def _autoj(record: Mapping[str, Any]) -> Iterator[Row]:
     yield Row(prompt, "autoj", _user(prompt), record["response 1"], record["response 2"], share)
 
 
+def _persona(record: Mapping[str, Any]) -> Iterator[Row]:
+    answer, other = record["answer_matching_behavior"], record["answer_not_matching_behavior"]
+    question = record["question"]
+    yield Row(question, "persona", _user(question), answer.strip(), other.strip(), 1.0)
+
+
 def _judgements(record: Mapping[str, Any]) -> Iterator[Row]:
     label = float(record["label"])
     if not 0 <= label <= 1:
@@ -148,6 +154,7 @@ READERS: Mapping[str, Callable[[Mapping[str, Any]], Iterator[Row]]] = {
     "pku": _pku,
     "pandalm": _pandalm,
     "autoj": _autoj,
+    "persona": _persona,
     "judgements": _judgements,
     "choices": _choices,
 }

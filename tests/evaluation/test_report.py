@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from steer_server.evaluation.html import Table, figure_svg, heat_map
@@ -23,3 +25,15 @@ def test_a_plot_is_inline_and_takes_the_pages_text_colour() -> None:
     svg = figure_svg(heat_map(["a", "b"], ["c"], [[0.1], [float("nan")]]))
     assert svg.startswith("<svg") and "currentColor" in svg
     assert "0.100" in svg and "nan" not in svg
+
+
+def test_of_files_elsewhere_only_the_name_is_reported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    data = tmp_path / "own.csv"
+    data.write_text("")
+    given = ["--data", str(data), f"--prompts={data}", "--out", "out/x", "--url", "http://h:1/v1"]
+    monkeypatch.setattr("sys.argv", ["steer-server", *given])
+    assert provenance()["command"] == (
+        "steer-server --data own.csv --prompts=own.csv --out out/x --url http://h:1/v1"
+    )

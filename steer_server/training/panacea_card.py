@@ -1,0 +1,93 @@
+"""The card of a preference adapter: data, recipe, accuracy at the simplex' corners and middle, limits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from steer_server.evaluation.report import provenance
+
+if TYPE_CHECKING:
+    from steer_server.training.panacea_recipe import PanaceaRecipe
+
+AGGREGATES = {"linear": "Σ λ_i L_i", "tchebycheff": "max_i λ_i (L_i - z_i)"}
+
+
+def panacea_card(recipe: PanaceaRecipe, scores: dict[str, Any]) -> str:
+    """Markdown. Accuracies are shares of held-out pairs, higher is better."""
+    made, training = provenance(), recipe.training
+    hardware = made["hardware"]
+    axes = [axis.axis for axis in recipe.axes]
+    num_shared, num_axes = training.num_shared_ranks, len(axes)
+    worst = scores["settings"][-1]["axes"][scores["worst_axis"]]["log_ratio"]
+    fewest = min(scores["pairs_scored"].values())
+    pairs = "; ".join(
+        f"{axis} {counts['trained']} trained on, {counts['held_out']} held out, "
+        f"{scores['pairs_scored'][axis]} of those scored"
+        for axis, counts in scores["pairs"].items()
+    )
+    return f"""# {recipe.name}
+
+{recipe.description}
+
+An SVD-LoRA on all linear layers: {num_shared} shared ranks and one rank per value axis, whose gates are the
+preference vector λ. Trained for {training.num_steps} steps that each draw a λ, on DPO with the aggregate
+`{AGGREGATES[training.aggregation]}` ({training.aggregation}).
+
+{_list(f"**{axis.axis}** (rank {num_shared + i}): {axis.description}" for i, axis in enumerate(recipe.axes))}
+
+`recipe.json` has all settings. Made by `{made["command"]}`
+at commit {made["commit"]} in {scores["training_seconds"]} s on {hardware["processor"]},
+{hardware["cores"]} cores.
+No row of the data is in this folder.
+
+Data:
+
+{_list(f"{source.source} ({source.licence})" for source in recipe.data_sources)}
+
+Licence: {recipe.licence or "not stated"}.
+
+Pairs, split by prompt: {pairs}.
+
+## Accuracy on held-out pairs
+
+A row is a preference vector, a column the axis whose pairs are asked. Measured before rounding to bf16, texts
+cut to {training.max_prompt_tokens} prompt and {training.max_answer_tokens} answer tokens.
+
+Share of pairs where the adapter moved the model toward the preferred answer (the log-probability of the
+preferred answer over the other's rose; the base model is 0.5 by definition):
+
+{_matrix(scores["settings"], axes, "log_ratio")}
+
+Share of pairs where the model finds the preferred answer more probable than the other, whole texts (longer
+ones are less probable whatever they say):
+
+{_matrix(scores["settings"], axes, "likelihood")}
+
+Worst axis at {_middle(num_axes)}: {scores["worst_axis"]}, {worst:.2f}. Of {fewest}
+pairs the standard error of a share near one half is {0.5 / fewest**0.5:.2f}.
+
+## Known failures
+
+{_list(f"**{axis.axis}**: {axis.known_failures}" for axis in recipe.axes if axis.known_failures)}
+- A loader that does not know gates opens the folder with every axis at full strength at once, which no
+  preference vector asks for and no training step saw.
+- No pair was judged on two axes: how axes trade against each other on one prompt was not learnt from people.
+- A model of this size learns the wording of answers more than their merit.
+"""
+
+
+def _list(items: Any) -> str:
+    return "\n".join(f"- {item}" for item in items)
+
+
+def _middle(num_axes: int) -> str:
+    return "the uniform preference" if num_axes > 1 else "full weight"
+
+
+def _matrix(settings: Sequence[dict[str, Any]], axes: Sequence[str], measure: str) -> str:
+    rows = [f"| preference | {' | '.join(axes)} |", "|---|" + "--:|" * len(axes)]
+    for setting in settings:
+        cells = " | ".join(f"{setting['axes'][axis][measure]:.2f}" for axis in axes)
+        rows.append(f"| {setting['label']} | {cells} |")
+    return "\n".join(rows)

@@ -1,0 +1,136 @@
+"""The recipe file of `train panacea`: value axes, the preference pairs that define them, and how to train."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from steer_server.catalogue.manifest import DataSource, Name
+from steer_server.errors import TrainingError
+from steer_server.training.reward_recipe import SourceRecipe
+
+Aggregation = Literal["linear", "tchebycheff"]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AxisRecipe(_Strict):
+    """One value axis."""
+
+    axis: Name
+    description: str
+    sources: tuple[str, ...] = ()
+    reversed_sources: tuple[str, ...] = ()
+    """Sources whose rejected answers are this axis' chosen ones."""
+    beta: Positive = 0.1
+    """β of the DPO loss: larger keeps log-probabilities closer to the base model's."""
+    ideal: float = 0.0
+    """z of the Tchebycheff aggregation: the loss that this axis could reach at best."""
+    known_failures: str = ""
+
+
+class Training(_Strict):
+    """What decides the result of every adapter, besides data and axes."""
+
+    aggregation: Aggregation = "linear"
+    num_shared_ranks: Count = 4
+    initial_scale: Positive = 2.0
+    """Where σ and s start: what alpha/rank is to a plain LoRA."""
+    learning_rate: Positive = 1e-3
+    num_steps: Count = 400
+    batch_size: Count = 4
+    """Pairs per minibatch; a minibatch is of one axis and one source."""
+    axes_per_step: Annotated[int, Field(ge=0)] = 2
+    """Minibatches per step, their axes drawn in proportion to λ. 0: one of every axis whose λ_i is not 0, as
+    Tchebycheff needs and does whatever is written here."""
+    sft_weight: Annotated[float, Field(ge=0)] = 0.1
+    """Weight of the chosen answers' mean negative log-likelihood per token."""
+    vertex_share: Share = 0.25
+    """Share of the steps whose λ is a vertex of the simplex: one axis alone."""
+    concentration: Positive = 1.0
+    """Of the symmetric Dirichlet that the other steps draw λ from; 1 is uniform on the simplex."""
+    max_prompt_tokens: Annotated[int, Field(ge=8)] = 160
+    """The end of a longer prompt is kept."""
+    max_answer_tokens: Annotated[int, Field(ge=1)] = 96
+    """The start of a longer answer is kept, without the end of the turn."""
+    held_out_share: Annotated[float, Field(gt=0, lt=0.9)] = 0.2
+    scored_pairs: Count = 80
+    """Most held-out pairs per axis that the card's scores are over."""
+    seed: int = 20261121
+
+
+class PanaceaRecipe(_Strict):
+    """The whole file."""
+
+    name: Name
+    description: str = ""
+    licence: str = ""
+    training: Training = Training()
+    sources: dict[str, SourceRecipe]
+    axes: Annotated[tuple[AxisRecipe, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> PanaceaRecipe:
+        names = [axis.axis for axis in self.axes]
+        if len(set(names)) != len(names):
+            raise ValueError("two axes share a name")
+        for axis in self.axes:
+            used = [*axis.sources, *axis.reversed_sources]
+            if not used or len(set(used)) != len(used):
+                raise ValueError(f"axis {axis.axis} needs sources, each once")
+            if unknown := set(used) - set(self.sources):
+                raise ValueError(f"axis {axis.axis}: no source {sorted(unknown)}")
+        return self
+
+    @classmethod
+    def read(cls, path: Path) -> PanaceaRecipe:
+        """Raises: TrainingError naming every key that is wrong."""
+        try:
+            return cls.model_validate(yaml.safe_load(path.read_text()))
+        except ValidationError as error:
+            details = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            raise TrainingError(f"{path.name}: {details}") from error
+        except (OSError, yaml.YAMLError) as error:
+            raise TrainingError(f"cannot read {path}: {error}") from error
+
+    def axis(self, name: str) -> AxisRecipe:
+        """Raises: TrainingError for a name that is not in the file."""
+        for axis in self.axes:
+            if axis.axis == name:
+                return axis
+        raise TrainingError(f"no axis {name!r}; there are {sorted(a.axis for a in self.axes)}")
+
+    def narrowed(self, axes: Sequence[str], aggregation: Aggregation | None) -> PanaceaRecipe:
+        """The recipe with these axes only, in the file's order, and this aggregation; empty and None change
+        nothing. What differs from the file is part of the new name.
+
+        Raises: TrainingError for an axis that is not in the file.
+        """
+        wanted = {self.axis(name).axis for name in axes} or {a.axis for a in self.axes}
+        kept = tuple(axis for axis in self.axes if axis.axis in wanted)
+        parts = [self.name]
+        if len(kept) < len(self.axes):
+            parts += [axis.axis for axis in kept]
+        if aggregation and aggregation != self.training.aggregation:
+            parts.append(aggregation)
+        training = self.training.model_copy(update={"aggregation": aggregation or self.training.aggregation})
+        return self.model_copy(update={"name": "-".join(parts), "axes": kept, "training": training})
+
+    @property
+    def data_sources(self) -> tuple[DataSource, ...]:
+        """What the axes were learnt from, for manifest and card."""
+        used = {name for axis in self.axes for name in (*axis.sources, *axis.reversed_sources)}
+        return tuple(
+            DataSource(source=source.source, licence=source.licence)
+            for name, source in self.sources.items()
+            if name in used
+        )

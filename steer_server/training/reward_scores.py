@@ -67,6 +67,10 @@ def calibration_errors(
         calibration: as shipped; or None, to fit one for each fold on the other folds' scores.
     """
     target_N = table.target_N
+    if table.is_pairs:
+        # A choice says the same from both sides; data that names the winner first has only one.
+        raw_N, target_N = np.concatenate([raw_N, -raw_N]), np.concatenate([target_N, 1 - target_N])
+        fold_N = None if fold_N is None else np.concatenate([fold_N, fold_N])
     if calibration is not None:
         calibrated = sigmoid(calibration.scale * raw_N + calibration.offset)
     else:

@@ -16,7 +16,13 @@ from steer_server.training.logistic import (
 )
 from steer_server.training.pooled_head import Fit, Folds, Table, choose_fit, fit_offset, fit_pool
 from steer_server.training.reward_data import Row
-from steer_server.training.reward_scores import accuracies, by_group, three_classes, worst_group
+from steer_server.training.reward_scores import (
+    accuracies,
+    by_group,
+    calibration_errors,
+    three_classes,
+    worst_group,
+)
 
 RNG = np.random.default_rng(7)
 
@@ -199,3 +205,11 @@ def test_the_bag_of_words_learns_words_and_ignores_the_order_of_answers() -> Non
     neutral = [Row("u", "", (), "lukewarm tea", None, 0.5)] * 5
     assert bag_of_words_classes(single + neutral, [*single[:2], neutral[0]], 3).tolist() == [1, 0, 2]
     assert bag_of_words_classes(single[::2], single[:2]).tolist() == [1, 1]
+
+
+def test_the_calibration_of_choices_does_not_depend_on_which_answer_stands_first() -> None:
+    first, second = np.array([[2.0], [1.0], [-0.5]]), np.zeros((3, 1))
+    identity = Calibration(scale=1.0)
+    won = calibration_errors((first - second)[:, 0], compared(first, second, np.ones(3)), identity)
+    lost = calibration_errors((second - first)[:, 0], compared(second, first, np.zeros(3)), identity)
+    assert won == lost and won["ece_before"] < 0.3

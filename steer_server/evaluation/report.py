@@ -58,7 +58,7 @@ def _shown(arguments: list[str]) -> list[str]:
 def _short_path(argument: str) -> str:
     path = Path(argument)
     is_elsewhere = path.is_absolute() or ".." in path.parts
-    return path.name if is_elsewhere and path.exists() else argument
+    return path.name if is_elsewhere and (path.exists() or path.parent.exists()) else argument
 
 
 def write_report(path: Path, results: dict[str, Any]) -> None:

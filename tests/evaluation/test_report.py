@@ -32,8 +32,16 @@ def test_of_files_elsewhere_only_the_name_is_reported(
 ) -> None:
     data = tmp_path / "own.csv"
     data.write_text("")
-    given = ["--data", str(data), f"--prompts={data}", "--out", "out/x", "--url", "http://h:1/v1"]
+    given = [
+        "--data",
+        str(data),
+        f"--prompts={data}",
+        "--out",
+        str(tmp_path / "new"),
+        "--url",
+        "http://h:1/v1",
+    ]
     monkeypatch.setattr("sys.argv", ["steer-server", *given])
     assert provenance()["command"] == (
-        "steer-server --data own.csv --prompts=own.csv --out out/x --url http://h:1/v1"
+        "steer-server --data own.csv --prompts=own.csv --out new --url http://h:1/v1"
     )

@@ -1,6 +1,7 @@
 """Log-probabilities of several possible answers to one prompt, in one forward pass.
 
-The answers branch off the prompt like a tree: every answer sees the prompt and itself, no other answer.
+The answers branch off the prompt like a tree: every answer sees the prompt and itself, no other answer. What
+all prompts of a batch begin with, such as the chat template's own words, is computed once for all of them.
 
     log P(answer | prompt) = Σ_t log softmax(z_t)[token_t]
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Any
 
 import torch
@@ -36,13 +37,16 @@ class Example:
 
 @dataclass(frozen=True)
 class Batch:
-    """N trees of at most T tokens, and the P positions whose next token belongs to an answer. Only these
-    positions go through the LM head, which would otherwise be a quarter of the work on a small model."""
+    """N trees of at most T tokens after F common ones, and the P positions whose next token belongs to an
+    answer. Only these positions go through the LM head, which would otherwise be a quarter of the work on a
+    small model."""
 
+    common_ids_F: torch.Tensor
+    """What all prompts begin with, F ≥ 0 tokens."""
     ids_N_T: torch.Tensor
     positions_N_T: torch.Tensor
-    mask_N_1_T_T: torch.Tensor
-    """Who sees whom, bool."""
+    mask_N_1_T_FT: torch.Tensor
+    """Who sees whom, bool; the common tokens come first."""
     rows_P: torch.Tensor
     columns_P: torch.Tensor
     tokens_P: torch.Tensor
@@ -83,15 +87,20 @@ class AnswerEncoder:
         return len(self.prompt_ids(example)) + sum(len(ids) - 1 for ids in self.answer_ids(example))
 
     def batch(self, examples: Sequence[Example]) -> Batch:
+        prompts = [self.prompt_ids(example) for example in examples]
+        # Every tree keeps its prompt's last token: it is what the answers' first tokens follow.
+        shortest = min(map(len, prompts)) - 1
+        alike = takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False))
+        num_common = min(sum(1 for _ in alike), shortest)
         trees: list[tuple[list[int], list[int], list[int]]] = []
         learnt: list[tuple[int, int, int, int]] = []
         num_answers = 0
-        for n, example in enumerate(examples):
-            ids = self.prompt_ids(example)
-            end = len(ids)
-            positions, branches = list(range(end)), [0] * end
+        for n, (example, prompt) in enumerate(zip(examples, prompts, strict=True)):
+            ids, end = prompt[num_common:], len(prompt)
+            positions, branches = list(range(num_common, end)), [0] * len(ids)
+            last = len(ids) - 1
             for branch, answer in enumerate(self.answer_ids(example), 1):
-                learnt.append((n, end - 1, answer[0], num_answers))
+                learnt.append((n, last, answer[0], num_answers))
                 for offset, (token, following) in enumerate(pairwise(answer)):
                     ids.append(token)
                     positions.append(end + offset)
@@ -113,9 +122,10 @@ class AnswerEncoder:
             mask[n, :size, :size] = sees & torch.ones(size, size, dtype=torch.bool).tril()
         rows, columns, tokens, answers = (torch.tensor(column) for column in zip(*learnt, strict=True))
         return Batch(
+            torch.tensor(prompts[0][:num_common], dtype=torch.long),
             ids_N_T,
             positions_N_T,
-            mask.unsqueeze(1),
+            F.pad(mask, (num_common, 0), value=True).unsqueeze(1),
             rows,
             columns,
             tokens,
@@ -128,10 +138,29 @@ def position_logits(model: Any, batch: Batch) -> torch.Tensor:
     """Float32 logits at the P positions, `[P, V]`."""
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     hidden = causal.model(
-        input_ids=batch.ids_N_T, position_ids=batch.positions_N_T, attention_mask=batch.mask_N_1_T_T
+        input_ids=batch.ids_N_T,
+        position_ids=batch.positions_N_T,
+        attention_mask=batch.mask_N_1_T_FT,
+        past_key_values=_common_cache(causal, batch),
+        use_cache=batch.common_ids_F.numel() > 0,
     ).last_hidden_state
     logits: torch.Tensor = causal.lm_head(hidden[batch.rows_P, batch.columns_P])
     return logits.float()
+
+
+def _common_cache(causal: Any, batch: Batch) -> Any:
+    """Keys and values of the common tokens, the same for every tree; gradients go through them."""
+    if not batch.common_ids_F.numel():
+        return None
+    from transformers import DynamicCache
+
+    alone = causal.model(input_ids=batch.common_ids_F[None], use_cache=True).past_key_values
+    shared, num_trees = DynamicCache(), len(batch.ids_N_T)
+    for index, layer in enumerate(alone.layers):
+        shared.update(
+            layer.keys.expand(num_trees, -1, -1, -1), layer.values.expand(num_trees, -1, -1, -1), index
+        )
+    return shared
 
 
 def answer_log_probs(logits_P_V: torch.Tensor, batch: Batch) -> list[torch.Tensor]:

@@ -100,13 +100,13 @@ class CultureTrainer:
         self, recipe: CultureRecipe, start: dict[str, torch.Tensor] | None, run: str
     ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """The LoRA's tensors by PEFT's names in bf16, and the scores for the card (bits; lower is better)."""
-        from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+        from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+        from steer_server.training.low_rank import lora_config
 
         torch.manual_seed(recipe.seed)
-        config = LoraConfig(
-            r=recipe.rank, lora_alpha=recipe.alpha, target_modules=list(TARGET_MODULES), task_type="CAUSAL_LM"
-        )
         training, held_out = self.rows(recipe)
+        config = lora_config(recipe.rank, recipe.alpha, TARGET_MODULES)
         model = get_peft_model(self.base, config, autocast_adapter_dtype=True)
         try:
             if start is not None:
@@ -145,14 +145,15 @@ class CultureTrainer:
     ) -> torch.Tensor:
         batch = self.encoder.batch(examples).to(self.device)
         loss = survey_loss(answer_log_probs(position_logits(model, batch), batch), batch.shares)
-        if recipe.closeness_weight > 0:
+        if recipe.closeness_weight > 0 and step % recipe.closeness_every == 0:
             rng = random.Random(f"{recipe.seed}:{step}")
             ordinary = self.encoder.batch(
                 rng.sample(self.ordinary, min(recipe.closeness_batch, len(self.ordinary)))
             ).to(self.device)
             with torch.no_grad(), model.disable_adapter():
                 reference = position_logits(model, ordinary)
-            loss = loss + recipe.closeness_weight * kl_to_base(position_logits(model, ordinary), reference)
+            weight = recipe.closeness_weight * recipe.closeness_every
+            loss = loss + weight * kl_to_base(position_logits(model, ordinary), reference)
         return loss
 
     @torch.no_grad()

@@ -42,6 +42,8 @@ class CultureRecipe:
     closeness_weight: float = 1.0
     """Weight of KL(base ‖ adapter) on ordinary prompts, which keeps all else as it was."""
     closeness_batch: int = 2
+    closeness_every: int = 3
+    """Steps from one look at ordinary prompts to the next; each then counts so many times."""
     held_out_share: float = 0.2
     seed: int = 20261121
 

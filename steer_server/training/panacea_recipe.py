@@ -113,6 +113,9 @@ class PanaceaRecipe(_Strict):
         """The recipe with these axes only, in the file's order, and this aggregation; empty and None change
         nothing. What differs from the file is part of the new name.
 
+        The number of steps shrinks with the number of axes: adapters of one axis each cost, all together,
+        what the whole recipe costs, and each sees as many pairs of its axis.
+
         Raises: TrainingError for an axis that is not in the file.
         """
         wanted = {self.axis(name).axis for name in axes} or {a.axis for a in self.axes}
@@ -122,7 +125,12 @@ class PanaceaRecipe(_Strict):
             parts += [axis.axis for axis in kept]
         if aggregation and aggregation != self.training.aggregation:
             parts.append(aggregation)
-        training = self.training.model_copy(update={"aggregation": aggregation or self.training.aggregation})
+        training = self.training.model_copy(
+            update={
+                "aggregation": aggregation or self.training.aggregation,
+                "num_steps": max(1, self.training.num_steps * len(kept) // len(self.axes)),
+            }
+        )
         return self.model_copy(update={"name": "-".join(parts), "axes": kept, "training": training})
 
     @property

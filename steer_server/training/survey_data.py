@@ -175,8 +175,10 @@ def words_example(row: SurveyQuestion, listed: Sequence[int] = (), ask: str = ""
 
 def random_example(row: SurveyQuestion, letters_share: float, rng: random.Random) -> Example:
     """The question in a random form: option order, wording of the ask, letters or words, options listed or
-    not. So what is learnt is the answer and not its letter or place."""
-    order = rng.sample(range(len(row.options)), len(row.options))
+    not. So what is learnt is the answer and not its letter or place. Two orders in three are the survey's own
+    or its reverse, in which scales make sense; the third is any."""
+    natural = list(range(len(row.options)))
+    order = rng.choice((natural, natural[::-1], rng.sample(natural, len(natural))))
     if len(order) <= len(LETTERS) and rng.random() < letters_share:
         return letter_example(row, order, rng.choice(LETTER_ASKS))
     return words_example(row, order if rng.random() < 0.5 else (), rng.choice(TEXT_ASKS))

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+
+from steer_server.training.low_rank import low_rank_linear
 
 
 class SvdLoraLinear(nn.Module):
@@ -39,12 +40,11 @@ class SvdLoraLinear(nn.Module):
         """λ; None turns the update off."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        plain: torch.Tensor = self.base(x)
         if self.preference_m is None:
+            plain: torch.Tensor = self.base(x)
             return plain
         diagonal_R = torch.cat([self.sigma_k, self.s * self.preference_m])
-        update = F.linear(F.linear(x.to(self.vt_R_in.dtype), self.vt_R_in) * diagonal_R, self.u_out_R)
-        return plain + update.to(plain.dtype)
+        return low_rank_linear(x, self.base, self.vt_R_in, self.u_out_R * diagonal_R)
 
     @torch.no_grad()
     def exported(self) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,24 @@ def test_closeness_is_the_kl_divergence_from_the_base() -> None:
     expected = 0.5 * torch.log(torch.tensor(0.5 / 0.9)) + 0.5 * torch.log(torch.tensor(0.5 / 0.1))
     assert kl_to_base(q.log(), p.log()) == pytest.approx(float(expected))
     assert kl_to_base(p.log(), p.log()) == pytest.approx(0.0)
+
+
+def test_what_prompts_share_is_computed_once_and_learns_as_if_it_were_not(tmp_path: Path) -> None:
+    """Gradients of one batch against the mean of the gradients of each example on its own."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tiny_model_with_weights(tmp_path / TINY)
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa")
+    encoder = AnswerEncoder(AutoTokenizer.from_pretrained(folder))
+    weight = model.model.layers[0].self_attn.k_proj.weight
+
+    def gradient(examples: list[Example]) -> torch.Tensor:
+        batch = encoder.batch(examples)
+        loss = survey_loss(answer_log_probs(position_logits(model, batch), batch), batch.shares)
+        return torch.autograd.grad(loss, weight)[0]
+
+    letters = replace(LETTERS, prompt=WORDS.prompt + " A. tea B. coffee")
+    common = encoder.batch([WORDS, letters]).common_ids_F.numel()
+    assert 0 < common < len(encoder.prompt_ids(WORDS))
+    alone = (gradient([WORDS]) + gradient([letters])) / 2
+    torch.testing.assert_close(gradient([WORDS, letters]), alone, rtol=1e-3, atol=1e-6)

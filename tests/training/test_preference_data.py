@@ -132,6 +132,7 @@ def test_what_differs_from_the_file_is_part_of_the_name() -> None:
     assert RECIPE.narrowed([], None).name == "small"
     assert RECIPE.narrowed([], "linear") == RECIPE
     one = RECIPE.narrowed(["careful"], "tchebycheff")
+    assert one.training.num_steps == RECIPE.training.num_steps // 2
     assert one.name == "small-careful-tchebycheff" and one.training.aggregation == "tchebycheff"
     assert [source.source for source in one.data_sources] == ["made up"] and len(one.axes) == 1
     with pytest.raises(TrainingError, match="carefull"):

@@ -5,7 +5,10 @@ What is replaced in vLLM 0.32, and nothing else:
 - on CPU, the rule that switches compilation off as soon as LoRA is on (it is there for vLLM's own LoRA
   operations, which cannot be traced; the bank's can);
 - on CPU, the loading of a compiled model from vLLM's cache, which vLLM expects to be of its own backend, so
-  that it fails on the plain one that it uses there and every start compiles again.
+  that it fails on the plain one that it uses there and every start compiles again;
+- on CPU, how a request's own random generator forgets the token that is sampled, and thrown away, behind
+  each part of a prompt that is prefilled in parts: vLLM asks for an offset that only CUDA's generators have,
+  and the engine dies.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ def install() -> None:
         platform._steer_keeps_compilation = True
         _keep_compilation(platform)
         _keep_compiled_models()
+        _rewind_cpu_generators()
 
 
 def _keep_compilation(platform: Any) -> None:
@@ -66,6 +70,35 @@ def _keep_compiled_models() -> None:
         return loaded
 
     torch.compiler.load_compiled_function = load_compiled_function
+
+
+def _rewind_cpu_generators() -> None:
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner as Runner
+
+    sample, bookkeep = Runner._sample, Runner._bookkeeping_sync
+
+    @functools.wraps(sample)
+    def remember_and_sample(self: Any, *args: Any, **kwargs: Any) -> Any:
+        is_discarded = self.discard_request_mask.np
+        self._steer_states = {
+            row: generator.get_state()
+            for row, generator in self.input_batch.generators.items()
+            if is_discarded[row]
+        }
+        return sample(self, *args, **kwargs)
+
+    @functools.wraps(bookkeep)
+    def rewind_and_bookkeep(self: Any, *args: Any, **kwargs: Any) -> Any:
+        generators = self.input_batch.generators
+        rewound = {row: generators.pop(row) for row in self._steer_states if row in generators}
+        for row, generator in rewound.items():
+            generator.set_state(self._steer_states[row])
+        try:
+            return bookkeep(self, *args, **kwargs)
+        finally:
+            generators.update(rewound)
+
+    Runner._sample, Runner._bookkeeping_sync = remember_and_sample, rewind_and_bookkeep
 
 
 def http_plugin() -> Any:

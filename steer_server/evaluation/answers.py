@@ -34,14 +34,21 @@ class Setting:
 
     name: str
     blend: tuple[tuple[str, float], ...] = ()
-    """(culture, weight), sorted; empty for the base model."""
+    """(culture, weight), sorted."""
     system: str = ""
     """System prompt; empty for the chat template's own."""
+    values: tuple[tuple[str, float], ...] = ()
+    """(value axis, weight), sorted. Without a blend and without these, the base model."""
 
     @classmethod
     def of_blend(cls, name: str, weights: Mapping[str, float]) -> Setting:
         """Weights of 0 are left out, so that the end of a sweep is the culture itself."""
         return cls(name, tuple(sorted((c, w) for c, w in weights.items() if w)))
+
+    @classmethod
+    def of_values(cls, name: str, weights: Mapping[str, float]) -> Setting:
+        """A preference vector; weights of 0 are left out, so that equal vectors are equal requests."""
+        return cls(name, values=tuple(sorted((a, w) for a, w in weights.items() if w)))
 
     def messages(self, prompt: str) -> list[dict[str, str]]:
         system = [{"role": "system", "content": self.system}] if self.system else []
@@ -49,7 +56,8 @@ class Setting:
 
     def steering(self) -> dict[str, Any]:
         """The request's part that steers."""
-        return {"steering": {"cultures": dict(self.blend)} if self.blend else {"method": "none"}}
+        given = {"cultures": dict(self.blend), "values": dict(self.values)}
+        return {"steering": {key: weights for key, weights in given.items() if weights} or {"method": "none"}}
 
 
 @dataclass(frozen=True)
@@ -147,12 +155,24 @@ class Reader:
     async def words(self, setting: Setting, text: str, options: Sequence[str]) -> Answer:
         """All options in one request: vLLM reports the log-probabilities of given prompts' tokens."""
         messages = setting.messages(text)
-        prefix = await self._tokens({"messages": messages, "add_generation_prompt": True})
-        end = await self._end_of_turn()
-        answers = [
-            [*await self._tokens({"prompt": whole_answer(o), "add_special_tokens": False}), end]
-            for o in options
-        ]
+        prefix = await self.tokens({"messages": messages, "add_generation_prompt": True})
+        end = await self.end_of_turn()
+        answers = [[*await self.text_tokens(whole_answer(o)), end] for o in options]
+        logs = await self.answer_log_probs(setting, prefix, answers)
+        return Answer(softmax(np.array([logs])), math.fsum(map(math.exp, logs)))
+
+    async def answer_log_probs(
+        self,
+        setting: Setting,
+        prefix: Sequence[int],
+        answers: Sequence[Sequence[int]],
+        is_kept: bool = True,
+    ) -> list[float]:
+        """`Σ_t log p(token_t | prefix, tokens before it)` in nats for each answer, all in one request.
+
+        The prefix is sent as it is: a system prompt of the setting must already be in it. `is_kept` as in
+        `ServerClient.post`.
+        """
         body = {
             "model": self.model,
             "prompt": [[*prefix, *answer] for answer in answers],
@@ -161,32 +181,34 @@ class Reader:
             "prompt_logprobs": 0,
             **setting.steering(),
         }
-        found = await self.client.post("/v1/completions", body)
+        found = await self.client.post("/v1/completions", body, is_kept)
         try:
             choices = sorted(found["choices"], key=lambda c: int(c["index"]))
             logs = [
-                sum(
+                math.fsum(
                     float(position[str(token)]["logprob"])
                     for token, position in zip(answer, choice["prompt_logprobs"][-len(answer) :], strict=True)
                 )
                 for answer, choice in zip(answers, choices, strict=True)
             ]
+            if not all(map(math.isfinite, logs)):
+                raise ValueError(f"log-probabilities {logs}")
         except (KeyError, TypeError, ValueError) as error:
             raise self._unusable("/v1/completions", body, error) from error
-        return Answer(softmax(np.array([logs])), math.fsum(map(math.exp, logs)))
+        return logs
 
     async def _letter_id(self, letter: str) -> int | None:
         if letter not in self._letter_ids:
-            ids = await self._tokens({"prompt": letter, "add_special_tokens": False})
+            ids = await self.text_tokens(letter)
             self._letter_ids[letter] = ids[0] if len(ids) == 1 else None
         return self._letter_ids[letter]
 
-    async def _end_of_turn(self) -> int:
+    async def end_of_turn(self) -> int:
         """The token that the chat template puts right behind an assistant's text."""
         turn = [{"role": "user", "content": "x"}]
-        prefix = await self._tokens({"messages": turn, "add_generation_prompt": True})
-        text = await self._tokens({"prompt": "Yes.", "add_special_tokens": False})
-        whole = await self._tokens(
+        prefix = await self.tokens({"messages": turn, "add_generation_prompt": True})
+        text = await self.text_tokens("Yes.")
+        whole = await self.tokens(
             {"messages": [*turn, {"role": "assistant", "content": "Yes."}], "add_generation_prompt": False}
         )
         before = [*prefix, *text]
@@ -198,7 +220,12 @@ class Reader:
             )
         return whole[len(before)]
 
-    async def _tokens(self, body: Mapping[str, Any]) -> list[int]:
+    async def text_tokens(self, text: str) -> list[int]:
+        """A plain text's tokens, without special ones."""
+        return await self.tokens({"prompt": text, "add_special_tokens": False})
+
+    async def tokens(self, body: Mapping[str, Any]) -> list[int]:
+        """What the server makes of a text or of messages (`/tokenize`)."""
         answer = await self.client.post("/tokenize", {"model": self.model, **body})
         try:
             return [int(token) for token in answer["tokens"]]

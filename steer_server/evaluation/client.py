@@ -52,6 +52,15 @@ class Culture:
 
 
 @dataclass(frozen=True)
+class OfferedAxis:
+    """A value axis that the server offers."""
+
+    id: str
+    adapter: str
+    """`name@version`; a preference vector uses the axes of one adapter."""
+
+
+@dataclass(frozen=True)
 class ServerInfo:
     """What the server says of itself."""
 
@@ -59,12 +68,17 @@ class ServerInfo:
     model: str
     cultures: tuple[Culture, ...]
     adapters: tuple[dict[str, Any], ...]
+    axes: tuple[OfferedAxis, ...] = ()
+    value_floors: tuple[tuple[str, float], ...] = ()
+    """(value axis, least share) of the operator's policy, which raises what a request asks for."""
 
     def describe(self) -> dict[str, Any]:
         return {
             "url": self.url,
             "model": self.model,
             "cultures": [asdict(c) for c in self.cultures],
+            "values": [asdict(a) for a in self.axes],
+            "value_floors": dict(self.value_floors),
             "adapters": list(self.adapters),
         }
 
@@ -109,12 +123,19 @@ class ServerClient:
         await asyncio.gather(*unfinished, return_exceptions=True)
         await self._http.aclose()
 
-    async def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    async def post(self, path: str, body: Mapping[str, Any], is_kept: bool = True) -> dict[str, Any]:
         """The answer to a POST; a request with the same path and body is sent once and shared.
+
+        Args:
+            is_kept: False for one of thousands of large answers that nobody shares: log-probabilities of
+                prompts are some hundred kilobytes each.
 
         Raises: RequestFailed.
         """
         text = json.dumps(body, sort_keys=True)
+        if not is_kept:
+            self.num_requests += 1
+            return await self._post(path, text)
         key = f"{path} {text}"
         if key not in self._asked:
             self.num_requests += 1
@@ -145,6 +166,8 @@ class ServerClient:
             cultures = tuple(
                 Culture(c["id"], tuple(c["countries"]), c["adapter"]) for c in found["steering"]["cultures"]
             )
+            axes = tuple(OfferedAxis(a["id"], a["adapter"]) for a in found["steering"].get("values", []))
+            floors = found["steering"].get("policy", {}).get("value_floors", {})
             model = next(m["id"] for m in found["models"]["data"] if not m.get("parent"))
             adapters = tuple(
                 {key: a[key] for key in ("name", "version", "kind", "digest") if key in a}
@@ -153,7 +176,7 @@ class ServerClient:
             )
         except (httpx.HTTPError, ValueError, KeyError, TypeError, StopIteration) as error:
             raise EvaluationError(f"{self.url} does not answer as a steer-server: {error!r}") from error
-        return ServerInfo(self.url, model, cultures, adapters)
+        return ServerInfo(self.url, model, cultures, adapters, axes, tuple(sorted(floors.items())))
 
     def fail(self, path: str, body: Mapping[str, Any], problem: str) -> RequestFailed:
         """Records that the answer to a request cannot be used, once per request. Returns: what to raise."""

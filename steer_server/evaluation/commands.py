@@ -32,6 +32,7 @@ READOUTS: dict[Readouts, tuple[Readout, ...]] = {
     Readouts.BOTH: ("letters", "words"),
 }
 Url = Annotated[str, typer.Option(help="Such as http://127.0.0.1:8000")]
+REPORTS = "Directory for report.json and report.html."
 ApiKey = Annotated[str, typer.Option(envvar="STEER_API_KEY")]
 Concurrency = Annotated[int, typer.Option(min=1, help="Requests under way at once.")]
 OnlyCultures = Annotated[list[str] | None, typer.Option(help="Only these; repeatable.")]
@@ -120,6 +121,123 @@ def norms(
             orders=orders,
             cultures=tuple(culture or ()),
             steered_only=steered_only,
+            limit=limit,
+        ),
+        out,
+    )
+
+
+@eval_commands.command("pareto")
+def pareto(
+    recipe: Annotated[Path, typer.Option(help="That the preference adapter was trained by.", exists=True)],
+    data: Annotated[Path, typer.Option(help="Directory of the recipe's data files.", exists=True)],
+    url: Url = "http://127.0.0.1:8000",
+    out: Annotated[Path, typer.Option(help=REPORTS)] = Path("out/pareto"),
+    api_key: ApiKey = "",
+    points: Annotated[int, typer.Option(min=3, help="Of each sweep between two axes; odd.")] = 11,
+    pairs: Annotated[
+        int, typer.Option(min=0, help="Most held-out preference pairs per axis; 0 for all.")
+    ] = 10,
+    soup: Annotated[
+        list[str] | None,
+        typer.Option(help="AXIS=CULTURE trained on this axis alone; repeatable. Default RECIPE-AXIS."),
+    ] = None,
+    concurrency: Concurrency = 16,
+) -> None:
+    """How well a preference vector weighs one value axis against another, beside soups, prompts and fixed
+    vectors."""
+    from steer_server.evaluation.pareto import ParetoOptions, evaluate_pareto
+
+    evaluate_pareto(
+        ParetoOptions(
+            url=url,
+            recipe=recipe,
+            data=data,
+            api_key=api_key,
+            points=points,
+            pairs=pairs,
+            soups=tuple(soup or ()),
+            concurrency=concurrency,
+        ),
+        out,
+    )
+
+
+@eval_commands.command("win-rate")
+def win_rate(
+    judges: Annotated[
+        Path, typer.Option(help="Directory of judges: `train reward-head --split judge`.", exists=True)
+    ],
+    data: Annotated[Path, typer.Option(help="Directory of the recipes' data files.", exists=True)],
+    url: Url = "http://127.0.0.1:8000",
+    out: Annotated[Path, typer.Option(help=REPORTS)] = Path("out/win-rate"),
+    api_key: ApiKey = "",
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=JSON of a `steering` object; repeatable. Without: each value axis, a blend."),
+    ] = None,
+    against: Annotated[str, typer.Option(help="NAME=JSON to compare with; without, the base model.")] = "",
+    judge: Annotated[list[str] | None, typer.Option(help="Only these; repeatable.")] = None,
+    adapters: Annotated[
+        Path, typer.Option(help="The adapters that steer, whose training data is not asked about.")
+    ] = Path("adapters"),
+    prompts: Annotated[int, typer.Option(min=0, help="Most prompts per judge; 0 for all.")] = 100,
+    temperature: Annotated[float, typer.Option(min=0)] = 0.7,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 128,
+    seed: Annotated[int, typer.Option(help="Of prompts and sampling.")] = 20261121,
+    model: Annotated[str, typer.Option(help="The model that judges were trained on.")] = "builtin",
+    concurrency: Concurrency = 16,
+) -> None:
+    """Whose answers judges prefer: a setting's or the base model's, beside length and the noise floor."""
+    from steer_server.evaluation.samples import Sampling
+    from steer_server.evaluation.win_rate import WinRateOptions, evaluate_win_rate
+
+    evaluate_win_rate(
+        WinRateOptions(
+            url=url,
+            data=data,
+            judges=judges,
+            shipped=adapters,
+            api_key=api_key,
+            settings=tuple(setting or ()),
+            against=against,
+            only_judges=tuple(judge or ()),
+            prompts=prompts,
+            sampling=Sampling(temperature, max_tokens, seed),
+            concurrency=concurrency,
+        ),
+        Settings.read(model=model),
+        out,
+    )
+
+
+@eval_commands.command("ability")
+def ability(
+    url: Url = "http://127.0.0.1:8000",
+    out: Annotated[Path, typer.Option(help=REPORTS)] = Path("out/ability"),
+    api_key: ApiKey = "",
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=JSON of a `steering` object; repeatable. Without: each culture and axis, a blend."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of resamples.")] = 20261121,
+    concurrency: Concurrency = 16,
+    limit: Annotated[
+        int, typer.Option(min=0, help="At most so many passages and so many questions; 0 for all.")
+    ] = 0,
+) -> None:
+    """Perplexity of neutral prose and accuracy on common knowledge under every setting, beside the base."""
+    from steer_server.evaluation.ability import AbilityOptions, evaluate_ability
+
+    evaluate_ability(
+        AbilityOptions(
+            url=url,
+            api_key=api_key,
+            settings=tuple(setting or ()),
+            seed=seed,
+            concurrency=concurrency,
             limit=limit,
         ),
         out,

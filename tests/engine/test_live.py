@@ -280,6 +280,22 @@ async def test_n_seed_and_stop_work_under_steering(vllm: Running) -> None:
     assert stopped.choices[0].finish_reason == "stop" and "e" not in stopped.choices[0].message.content
 
 
+async def test_seeded_prompts_that_are_read_in_parts_draw_as_ones_that_are_read_at_once(
+    vllm_float32: Running,
+) -> None:
+    """Together they are more than one step reads; afterwards the prefix cache leaves one part of each."""
+
+    async def text(number: int) -> str:
+        prompt = f"{number} " + "one two three " * 400
+        steering = {"cultures": {vllm_float32.cultures[0]: 1}}
+        answer = await complete(vllm_float32, prompt, steering, temperature=1.0, seed=7)
+        return str(answer.choices[0].text)
+
+    in_parts = await asyncio.gather(*(text(number) for number in range(6)))
+    at_once = [await text(number) for number in range(6)]
+    assert in_parts == at_once
+
+
 async def test_beam_search_is_steered(vllm: Running) -> None:
     """Its beams are started by vLLM itself, later than the request."""
     extra = {"use_beam_search": True, "n": 2, "ignore_eos": True}

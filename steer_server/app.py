@@ -67,6 +67,7 @@ async def start(state: Any, engine: Engine, settings: Settings, metrics: Metrics
     leases = SlotLeases(
         engine.num_slots,
         load_slot,
+        engine.clear_slot,
         max_waiting=settings.max_waiting,
         max_wait_seconds=settings.max_wait_seconds,
     )

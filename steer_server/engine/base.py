@@ -54,6 +54,13 @@ class Engine(Protocol):
         """
         ...
 
+    async def clear_slot(self, slot: int) -> None:
+        """Empties a slot.
+
+        Raises: EngineError.
+        """
+        ...
+
     def run(self, route: Route, body: dict[str, Any], plan: SteeringPlan, request: Request) -> EngineRun:
         """One request under one plan. Every adapter of the plan must be leased until it has stopped."""
         ...

@@ -57,6 +57,9 @@ class FakeEngine:
             raise EngineError(f"adapter {adapter.title} cannot be loaded")
         self.slots[slot] = adapter.digest
 
+    async def clear_slot(self, slot: int) -> None:
+        self.slots.pop(slot, None)
+
     def run(self, route: Route, body: dict[str, Any], plan: SteeringPlan, request: Request) -> FakeRun:
         return FakeRun(self, route, body, plan)
 

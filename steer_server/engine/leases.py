@@ -4,6 +4,8 @@ A request leases the slots of all its adapters, or none. If they are all residen
 it waits in one line, first come first served. The head of the line reserves the slots it needs: they take no
 new leases and fall to it as soon as their present ones end, so popular adapters cannot starve a rare one.
 The line is bounded in length and in time; beyond that the request is refused with Retry-After.
+
+An adapter that is no longer served is evicted: when nothing holds it or waits for it, its slot is emptied.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from steer_server.catalogue.snapshot import LoadedAdapter
 from steer_server.errors import CapacityError, RequestError
 
 LoadSlot = Callable[[int, LoadedAdapter], Awaitable[None]]
+ClearSlot = Callable[[int], Awaitable[None]]
 
 
 @dataclass
@@ -62,12 +65,20 @@ class SlotLeases:
     """The slot table of one engine. All calls come from one event loop."""
 
     def __init__(
-        self, num_slots: int, load_slot: LoadSlot, *, max_waiting: int, max_wait_seconds: float
+        self,
+        num_slots: int,
+        load_slot: LoadSlot,
+        clear_slot: ClearSlot,
+        *,
+        max_waiting: int,
+        max_wait_seconds: float,
     ) -> None:
         self._slots = [_Slot(index) for index in range(num_slots)]
         self._by_digest: dict[str, _Slot] = {}
         self._line: deque[_Waiter] = deque()
         self._load_slot = load_slot
+        self._clear_slot = clear_slot
+        self._evictions: set[asyncio.Event] = set()
         self._max_waiting = max_waiting
         self._max_wait_seconds = max_wait_seconds
         self._clock = itertools.count(1)
@@ -85,6 +96,40 @@ class SlotLeases:
     def resident(self) -> dict[str, int]:
         """Slot index by content digest."""
         return {digest: slot.index for digest, slot in self._by_digest.items()}
+
+    def num_users(self, digest: str) -> int:
+        """Requests that hold or wait for an adapter."""
+        slot = self._by_digest.get(digest)
+        waiting = sum(any(a.digest == digest for a in waiter.adapters) for waiter in self._line)
+        return waiting + (slot.num_leases if slot else 0)
+
+    async def evict(self, digest: str) -> None:
+        """Waits until no request holds or waits for the adapter, and empties its slot. Nothing must plan with
+        the adapter any more. Cancelled, it leaves the slot as it is.
+
+        Raises: EngineError when the slot could not be emptied; it is then reused for another adapter as is.
+        """
+        turn = asyncio.Event()
+        self._evictions.add(turn)
+        try:
+            while self.num_users(digest):
+                turn.clear()
+                await turn.wait()
+        finally:
+            self._evictions.discard(turn)
+        slot = self._by_digest.pop(digest, None)
+        if slot is None:
+            return
+        slot.digest = None
+        self._hold([slot])
+        clearing = self.loop.create_task(self._clear(slot))
+        await asyncio.shield(clearing)
+
+    async def _clear(self, slot: _Slot) -> None:
+        try:
+            await self._clear_slot(slot.index)
+        finally:
+            self._give_back([slot])
 
     async def acquire(self, adapters: Sequence[LoadedAdapter]) -> Lease:
         """Leases a slot for each adapter, loading those that are not resident.
@@ -204,6 +249,8 @@ class SlotLeases:
 
     def _serve_line(self) -> None:
         """Grants the head as long as it can be granted, then whoever behind it needs nothing new."""
+        for turn in self._evictions:
+            turn.set()
         while self._line:
             head = self._line[0]
             if not head.granted.done():

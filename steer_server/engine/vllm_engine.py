@@ -120,6 +120,12 @@ class VllmEngine:
         except Exception as error:
             raise EngineError(f"Adapter {adapter.title} could not be loaded: {error}") from error
 
+    async def clear_slot(self, slot: int) -> None:
+        try:
+            await self.client.collective_rpc("steer_clear_slot", args=(slot,))
+        except Exception as error:
+            raise EngineError(f"Slot {slot} could not be emptied: {error}") from error
+
     def run(self, route: Route, body: dict[str, Any], plan: SteeringPlan, request: Request) -> VllmRun:
         return VllmRun(self, route, body, plan, request)
 

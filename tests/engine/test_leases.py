@@ -30,9 +30,17 @@ class Bank:
         self.slots[slot] = adapter.name
 
 
+    async def clear(self, slot: int) -> None:
+        if self.pause is not None:
+            await self.pause.wait()
+        self.slots.pop(slot, None)
+
+
 def make(num_slots: int = 2, max_waiting: int = 8, max_wait_seconds: float = 5.0) -> tuple[Bank, SlotLeases]:
     bank = Bank()
-    return bank, SlotLeases(num_slots, bank.load, max_waiting=max_waiting, max_wait_seconds=max_wait_seconds)
+    return bank, SlotLeases(
+        num_slots, bank.load, bank.clear, max_waiting=max_waiting, max_wait_seconds=max_wait_seconds
+    )
 
 
 def adapters(names: str) -> list[LoadedAdapter]:
@@ -242,6 +250,46 @@ async def test_a_blend_larger_than_the_bank_is_the_clients_fault() -> None:
     _, leases = make(num_slots=2)
     with pytest.raises(RequestError, match="holds 2 at once"):
         await leases.acquire(adapters("abc"))
+
+
+async def test_an_evicted_adapter_leaves_its_slot_when_its_last_request_has_ended() -> None:
+    bank, leases = make()
+    lease = await leases.acquire(adapters("a"))
+    eviction = asyncio.create_task(leases.evict(ADAPTERS["a"].digest))
+    await settle()
+    assert not eviction.done() and "a" in bank.slots.values()
+    lease.release()
+    await eviction
+    assert not bank.slots and not leases.resident
+
+
+async def test_an_eviction_waits_for_requests_that_still_stand_in_line() -> None:
+    bank, leases = make(num_slots=1)
+    first = await leases.acquire(adapters("b"))
+    waiting = asyncio.create_task(leases.acquire(adapters("a")))
+    await settle()
+    eviction = asyncio.create_task(leases.evict(ADAPTERS["a"].digest))
+    await settle()
+    assert not eviction.done()
+    first.release()
+    (await waiting).release()
+    await eviction
+    assert bank.loads == ["b", "a"] and not bank.slots
+
+
+async def test_a_slot_that_is_being_emptied_is_given_to_nobody() -> None:
+    bank, leases = make(num_slots=1)
+    (await leases.acquire(adapters("a"))).release()
+    bank.pause = asyncio.Event()
+    eviction = asyncio.create_task(leases.evict(ADAPTERS["a"].digest))
+    await settle()
+    waiting = asyncio.create_task(leases.acquire(adapters("b")))
+    await settle()
+    assert not waiting.done() and bank.loads == ["a"]
+    bank.pause.set()
+    await eviction
+    (await waiting).release()
+    assert list(bank.slots.values()) == ["b"]
 
 
 async def test_many_random_requests_leave_no_lease_and_never_mix_slots() -> None:

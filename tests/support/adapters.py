@@ -43,6 +43,7 @@ def random_adapter(
     axes: Sequence[str] = (),
     size: float = 0.02,
     seed: int | None = None,
+    version: str = "1.0.0",
 ) -> Manifest:
     """Writes `parent/name`: a `lora` for the culture `name`, or a `panacea` with the given axes on its last
     ranks."""
@@ -57,7 +58,7 @@ def random_adapter(
     return write_adapter_folder(
         parent / name,
         name=name,
-        version="1.0.0",
+        version=version,
         kind="panacea" if axes else "lora",
         base_model=sorted(base.names)[0],
         rank=rank,

@@ -7,7 +7,7 @@ ADAPTERS ?= adapters
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: install serve test check bench
+.PHONY: install serve test check bench postgresql
 
 install: .venv/installed-$(EXTRA)
 
@@ -18,9 +18,15 @@ install: .venv/installed-$(EXTRA)
 serve: install
 	$(BIN)/steer-server serve --host $(HOST) --port $(PORT) --adapters $(ADAPTERS) $(ARGS)
 
-test: install check
+test: install postgresql check
 	$(BIN)/steer-server model fetch
 	$(BIN)/pytest $(ARGS)
+
+# The catalogue's tests start a server of their own from it. Debian keeps its programs off PATH.
+postgresql:
+	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
+	{ [ "$$(id -u)" = 0 ] || { echo "please install postgresql, then run this again" >&2; exit 1; }; \
+	apt-get update && apt-get install -y --no-install-recommends postgresql; }
 
 check: install
 	$(BIN)/ruff check .

@@ -14,16 +14,21 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from steer_server.api import openai_routes, steering_routes
+from steer_server.api import adapter_routes, openai_routes, steering_routes
 from steer_server.api.guard import SteeringGuard
+from steer_server.api.key_guard import KeyGuard
+from steer_server.api.keys import KeyGate
 from steer_server.api.respond import error_response
+from steer_server.api.running import RunningRequests
+from steer_server.catalogue.admission import Loaded
 from steer_server.catalogue.base_model import BaseModel
-from steer_server.catalogue.loader import RefusedAdapter, load_directory
 from steer_server.catalogue.probe import probe_adapter, probe_base
+from steer_server.catalogue.records import CatalogueRecord
+from steer_server.catalogue.service import CatalogueService
 from steer_server.catalogue.snapshot import Catalogue, LoadedAdapter
 from steer_server.engine.base import Engine
 from steer_server.engine.leases import SlotLeases
-from steer_server.errors import CatalogueError, ConfigError, SteerError
+from steer_server.errors import ConfigError, SteerError
 from steer_server.metrics import Metrics
 from steer_server.settings import Settings
 from steer_server.state import Server
@@ -41,8 +46,10 @@ def attach(app: FastAPI) -> None:
     request."""
     app.include_router(openai_routes.router)
     app.include_router(steering_routes.router)
+    app.include_router(adapter_routes.router)
     app.add_exception_handler(SteerError, _on_steer_error)
     app.add_middleware(SteeringGuard)
+    app.add_middleware(KeyGuard)  # added last, so it comes first
 
 
 async def _on_steer_error(request: Request, error: Exception) -> JSONResponse:
@@ -51,13 +58,14 @@ async def _on_steer_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def start(state: Any, engine: Engine, settings: Settings, metrics: Metrics | None = None) -> Server:
-    """Loads and probes every adapter and sets `state.steer`. The server answers only after this.
+    """Opens the catalogue, loads and probes what is active, and sets `state.steer`. The server answers only
+    after this.
 
-    Raises: ConfigError for a bad policy, preset or directory; EngineError when the engine does not answer.
+    Raises: ConfigError for a bad policy, preset, directory, store or database; EngineError when the engine
+        does not answer.
     """
     metrics = metrics or Metrics()
     policy = Policy.read(settings.policy)
-    found, refused = load_directory(settings.adapters, BaseModel.of(settings), settings.bank_rank)
     bank = await engine.bank_info()
 
     async def load_slot(slot: int, adapter: LoadedAdapter) -> None:
@@ -71,43 +79,51 @@ async def start(state: Any, engine: Engine, settings: Settings, metrics: Metrics
         max_waiting=settings.max_waiting,
         max_wait_seconds=settings.max_wait_seconds,
     )
-    catalogue, failed = await _probe_all(engine, leases, found)
+    base_answer = await probe_base(engine)
+
+    async def probe(loaded: Loaded) -> None:
+        # Reward heads take no part in generation.
+        if isinstance(loaded, LoadedAdapter):
+            await probe_adapter(engine, leases, loaded, base_answer)
+
+    catalogue = await CatalogueService.open(settings, BaseModel.of(settings), probe, leases.evict)
+    keys = KeyGate(catalogue.database, admin_key=settings.admin_key, api_key=settings.api_key)
+
+    running = RunningRequests()
+
+    def on_sync(record: CatalogueRecord) -> None:
+        running.on_sync(record)
+        metrics.adapters_active.set(len(catalogue.snapshot.adapters))
+        keys.forget()
+
+    catalogue.replica.on_sync(on_sync)
+    metrics.adapters_active.set(len(catalogue.snapshot.adapters))
+    try:
+        presets = read_presets(settings.presets, catalogue.snapshot, policy)
+    except ConfigError:
+        await catalogue.close()
+        raise
     server = Server(
         engine=engine,
         leases=leases,
         catalogue=catalogue,
-        refused=(*refused, *failed),
+        keys=keys,
+        running=running,
         policy=policy,
-        presets=read_presets(settings.presets, catalogue, policy),
+        presets=presets,
         metrics=metrics,
         started_unix_seconds=int(time.time()),
         bank=bank,
     )
-    metrics.adapters_active.set(len(catalogue.adapters))
     logger.info(
         "ready: model %s, %d adapters active, %d refused, bank %s",
         engine.served_name,
-        len(catalogue.adapters),
-        len(server.refused),
+        len(catalogue.snapshot.adapters),
+        len(catalogue.refused),
         dict(bank),
     )
     state.steer = server
     return server
-
-
-async def _probe_all(
-    engine: Engine, leases: SlotLeases, found: Catalogue
-) -> tuple[Catalogue, list[RefusedAdapter]]:
-    base = await probe_base(engine)
-    passed, failed = [], []
-    for adapter in found.adapters:
-        try:
-            await probe_adapter(engine, leases, adapter, base)
-            passed.append(adapter)
-        except CatalogueError as error:
-            logger.error("refused %s: %s", adapter.title, error)
-            failed.append(RefusedAdapter(adapter.name, error.reason, error.detail))
-    return Catalogue.of([*passed, *found.reward_heads.values()]), failed
 
 
 def read_presets(path: Path | None, catalogue: Catalogue, policy: Policy) -> Mapping[str, Any]:

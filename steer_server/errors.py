@@ -4,14 +4,18 @@ SteerError
 ├── RequestError            400  invalid_steering          the client can mend it
 │   ├── UnknownNameError    400  unknown_culture | unknown_value | unknown_key | ...
 │   ├── PolicyError         400  policy_violation
-│   │   └── DeniedError     403  adapter_denied
-│   ├── NotFoundError       404  model_not_found | adapter_not_found
-│   └── ConflictError       409  adapter_incompatible      permanent: x-should-retry: false
+│   │   └── DeniedError     403  adapter_denied | culture_not_allowed | operator_key_required | ...
+│   ├── AuthenticationError 401  invalid_api_key
+│   ├── NotFoundError       404  model_not_found | adapter_not_found | key_not_found
+│   └── ConflictError       409  adapter_incompatible | version_taken | ...   permanent: x-should-retry: false
 ├── CapacityError           503  no_bank_slot              retryable, carries Retry-After
-│   └── NotReadyError       503  not_ready
+│   ├── NotReadyError       503  not_ready
+│   ├── DatabaseError       503  database_unavailable      what is served goes on; acts wait
+│   └── RateLimitError      429  rate_limit_exceeded | concurrency_limit_exceeded
+├── AbortedError            409  adapter_quarantined       a running request that the server ended
 ├── EngineError             502  engine_error              translated from vLLM in engine/
 ├── EngineRefusal            -   vLLM's own status and body, passed on
-├── CatalogueError           -   an adapter is refused; the old one stays
+├── CatalogueError          400  adapter_refused, with a `reason`   the old one stays; 503 for our own disk
 ├── ConfigError              -   the server does not start
 ├── TrainingError            -   a command ends with an exit code
 └── EvaluationError          -   the same
@@ -80,11 +84,23 @@ class PolicyError(RequestError):
 
 
 class DeniedError(PolicyError):
-    """An adapter that the operator's policy denies."""
+    """An adapter that the operator's policy denies, or something that this key may not do."""
 
     status = 403
     type = "PermissionDeniedError"
     code = "adapter_denied"
+
+
+class AuthenticationError(RequestError):
+    """The key that this needs is missing, wrong, expired or revoked."""
+
+    status = 401
+    type = "AuthenticationError"
+    code = "invalid_api_key"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": "Bearer"}
 
 
 class NotFoundError(RequestError):
@@ -127,6 +143,34 @@ class NotReadyError(CapacityError):
     code = "not_ready"
 
 
+class DatabaseError(CapacityError):
+    """The catalogue's database does not answer. What is loaded goes on being served."""
+
+    code = "database_unavailable"
+
+
+class RateLimitError(CapacityError):
+    """The key has used up its requests of this minute, or its places at one time."""
+
+    status = 429
+    type = "requests"
+    """OpenAI's word for which of its limits was reached."""
+    code = "rate_limit_exceeded"
+
+
+class AbortedError(SteerError):
+    """The server ended a running request: an operator quarantined an adapter that it used. The same request
+    is refused from now on, so retrying it is no use."""
+
+    status = 409
+    type = "ConflictError"
+    code = "adapter_quarantined"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"x-should-retry": "false"}
+
+
 class EngineError(SteerError):
     """The engine failed; `engine/` translates vLLM's own exceptions into this."""
 
@@ -156,13 +200,38 @@ class EngineRefusal(SteerError):
 
 
 class CatalogueError(SteerError):
-    """An adapter is refused. `reason` is one stable word for metrics and scripts."""
+    """An adapter is refused. `reason` is one stable word for metrics and scripts; the body has it too."""
 
+    status = 400
+    type = "BadRequestError"
     code = "adapter_refused"
+
+    STORAGE = frozenset({"storage_failed", "store_unavailable"})
+    """Reasons that say nothing of the adapter: our disk or bucket does not work now."""
 
     def __init__(self, adapter: str, reason: str, detail: str) -> None:
         super().__init__(f"adapter {adapter}: {reason}: {detail}")
         self.adapter, self.reason, self.detail = adapter, reason, detail
+        if self.is_about_storage:
+            self.code = reason
+
+    @property
+    def is_about_storage(self) -> bool:
+        return self.reason in self.STORAGE
+
+    @property
+    def http_status(self) -> int:
+        return CapacityError.status if self.is_about_storage else self.status
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": "5"} if self.is_about_storage else {}
+
+    def body(self) -> dict[str, Any]:
+        body = super().body()
+        body["error"]["type"] = CapacityError.type if self.is_about_storage else self.type
+        body["error"]["reason"] = self.reason
+        return body
 
 
 class ConfigError(SteerError):

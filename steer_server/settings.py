@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -24,6 +24,10 @@ def _default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "steer-server"
 
 
+def _default_data() -> Path:
+    return Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local" / "share")) / "steer-server"
+
+
 class Settings(BaseSettings):
     """Frozen once read."""
 
@@ -36,7 +40,32 @@ class Settings(BaseSettings):
     """Name in the API. Empty: `smollm2` for the built-in model, else the last part of `model`."""
 
     adapters: Path | None = None
-    """Directory whose sub-directories are adapters; all are loaded at start. None: the base model only."""
+    """Directory whose sub-directories are adapters; at start, those that are not known yet are pushed and
+    activated. None: what the catalogue has."""
+
+    watch: bool = False
+    """Follow the adapters directory while serving."""
+
+    data: Path = Field(default_factory=_default_data)
+    """Where database and store are, in a folder for each base model, unless the next two say otherwise."""
+
+    database: SecretStr | None = None
+    """The catalogue's database: `sqlite:///path`, or `postgresql://...` for several replicas."""
+
+    store: str = ""
+    """Where adapter files are kept: a directory, or `s3://bucket/prefix`."""
+
+    store_endpoint: str = ""
+    """Of an S3-compatible server other than AWS."""
+
+    signatures: Literal["off", "warn", "require"] = "off"
+    """Whether packages must be signed by a trusted key."""
+
+    trusted_keys: Path | None = None
+    """Directory of public keys (`*.pub`), or one of them."""
+
+    poll_seconds: float = Field(default=1.0, gt=0)
+    """Longest time until a change of the database by another replica is seen."""
 
     policy: Path | None = None
     """YAML file with limits, floors and denied adapters; see `steering/policy.py`."""
@@ -67,7 +96,10 @@ class Settings(BaseSettings):
     """Distinct plans the engine remembers; the least recently used is forgotten first."""
 
     api_key: SecretStr | None = None
-    """When set, `/v1` routes ask for it as a bearer token."""
+    """An application key without limits, beside those of the database. When set, requests need a key."""
+
+    admin_key: SecretStr | None = None
+    """An operator key, beside those of the database. Without it administration also answers this machine."""
 
     @classmethod
     def read(cls, **command_line: Any) -> Settings:

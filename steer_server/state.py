@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from steer_server.api.keys import KeyGate
+from steer_server.api.running import RunningRequests
 from steer_server.api.source import ModelNames
-from steer_server.catalogue.loader import RefusedAdapter
-from steer_server.catalogue.snapshot import Catalogue
+from steer_server.catalogue.service import CatalogueService
 from steer_server.engine.base import Engine
 from steer_server.engine.leases import SlotLeases
 from steer_server.metrics import Metrics
@@ -17,12 +18,14 @@ from steer_server.steering.policy import Policy
 
 @dataclass
 class Server:
-    """Everything a route reads. `catalogue` is replaced as a whole, never changed."""
+    """Everything a route reads."""
 
     engine: Engine
     leases: SlotLeases
-    catalogue: Catalogue
-    refused: tuple[RefusedAdapter, ...]
+    catalogue: CatalogueService
+    """Its `snapshot` is replaced as a whole, never changed; a request takes it once."""
+    keys: KeyGate
+    running: RunningRequests
     policy: Policy
     presets: Mapping[str, Any]
     metrics: Metrics
@@ -31,4 +34,4 @@ class Server:
     """Shape and bytes of the bank."""
 
     def model_names(self) -> ModelNames:
-        return ModelNames(self.engine.served_name, self.catalogue, self.policy, self.presets)
+        return ModelNames(self.engine.served_name, self.catalogue.snapshot, self.policy, self.presets)

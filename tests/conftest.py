@@ -11,6 +11,7 @@ from steer_server.builtin_model import ensure_builtin
 from steer_server.catalogue.base_model import BaseModel
 from steer_server.settings import Settings
 from tests.support.adapters import TINY, random_adapter, tiny_base_model
+from tests.support.postgres import PostgreSQL, running_postgresql
 from tests.support.servers import NUM_SLOTS, Running, fake_server, live_server, shipped_adapters, write_extras
 
 VLLM_OPTIONS = (
@@ -80,6 +81,13 @@ async def vllm_float32(
     with live_server(tmp_path_factory.mktemp("float32"), folder, *arguments) as running:
         await running.read_cultures()
         yield running
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A real PostgreSQL server, for `new_database()`."""
+    with running_postgresql() as server:
+        yield server
 
 
 @pytest.fixture(params=["fake", pytest.param("vllm", marks=pytest.mark.engine)])

@@ -13,6 +13,9 @@ from steer_server.api.respond import error_response
 from steer_server.api.source import FIELD, HEADER
 from steer_server.errors import RequestError
 
+UNREAD_PATHS = STEERED_PATHS | {"/v1/adapters"}
+"""Uploads are large, and no steering is expected in them."""
+
 
 class SteeringGuard:
     """ASGI middleware. Reads the body of POSTs to other routes and passes it on unchanged."""
@@ -21,7 +24,7 @@ class SteeringGuard:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or _path(scope) in STEERED_PATHS:
+        if scope["type"] != "http" or scope["method"] != "POST" or _path(scope) in UNREAD_PATHS:
             await self.app(scope, receive, send)
             return
         path = _path(scope)

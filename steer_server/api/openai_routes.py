@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from steer_server.api.key_guard import caller_of
 from steer_server.api.respond import error_response, respond, started_now, until_disconnect
 from steer_server.api.source import FIELD, HEADER, find_source
 from steer_server.engine.base import Route
@@ -87,6 +88,7 @@ async def _steered(route: Route, request: Request) -> Response:
         source = find_source(body, request.headers, names)
         plan = BASE_PLAN
         if source.spec is not None:
+            server.keys.check_spec(caller_of(request), source.spec, param=source.param)
             plan = build_plan(source.spec, names.catalogue, server.policy, param=source.param)
         method = plan.method
         timings.plan_seconds = time.perf_counter() - timings.started
@@ -94,6 +96,7 @@ async def _steered(route: Route, request: Request) -> Response:
         work = respond(
             server.engine,
             server.leases,
+            server.running,
             server.metrics,
             route,
             source.body,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -13,22 +14,31 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from steer_server.api.encode import PLAN_HEADER, Timings, steering_object, with_last_chunk
+from steer_server.api.running import RunningRequests
 from steer_server.catalogue.snapshot import Catalogue
 from steer_server.engine.base import Engine, EngineRun, Route
 from steer_server.engine.leases import Lease, SlotLeases
-from steer_server.errors import CLIENT_CLOSED_STATUS, CapacityError, SteerError
+from steer_server.errors import CLIENT_CLOSED_STATUS, AbortedError, CapacityError, SteerError
 from steer_server.metrics import Metrics
 from steer_server.steering.plan import SteeringPlan
 
 
-@dataclass
+@dataclass(eq=False)
 class Held:
     """What one request holds in the engine. `give_back` may be called more than once; it acts once."""
 
     run: EngineRun
     lease: Lease | None
-    on_end: Callable[[], None]
+    on_end: Callable[[Held], None]
+    aborted: AbortedError | None = None
+    """Why the request was ended by the server."""
     _ending: asyncio.Task[None] | None = field(default=None)
+
+    def abort(self, reason: str) -> None:
+        """Stops the engine's work; the answer that it then ends with is replaced by an error."""
+        if self._ending is None:
+            self.aborted = AbortedError(reason)
+            self.give_back()
 
     def give_back(self) -> asyncio.Task[None]:
         """Stops the run, then frees its slots: in this order, so that no slot changes under a running
@@ -43,7 +53,7 @@ class Held:
         finally:
             if self.lease is not None:
                 self.lease.release()
-            self.on_end()
+            self.on_end(self)
 
 
 class HeldStream(StreamingResponse):
@@ -63,6 +73,7 @@ class HeldStream(StreamingResponse):
 async def respond(
     engine: Engine,
     leases: SlotLeases,
+    running: RunningRequests,
     metrics: Metrics,
     route: Route,
     body: dict[str, Any],
@@ -90,25 +101,51 @@ async def respond(
         timings.queue_seconds = lease.waited_seconds
         metrics.slot_wait_seconds.observe(lease.waited_seconds)
     metrics.running.labels(plan.method).inc()
-    held = Held(
-        engine.run(route, body, plan, request), lease, lambda: metrics.running.labels(plan.method).dec()
-    )
+    digests = [gate.digest for gate in plan.adapters]
+
+    def on_end(held: Held) -> None:
+        running.remove(held, digests)
+        metrics.running.labels(plan.method).dec()
+
+    held = Held(engine.run(route, body, plan, request), lease, on_end)
+    running.add(held, digests)
     headers = {PLAN_HEADER: plan.digest}
     try:
+        if held.aborted is not None:
+            raise held.aborted
         answer = await held.run.answer()
-    except BaseException:
+    except BaseException as error:
         await asyncio.shield(held.give_back())
+        if held.aborted is not None and isinstance(error, Exception):
+            raise held.aborted from error
         raise
     if answer.events is not None:
-        events = answer.events
+        events = _until_aborted(answer.events, held)
         if describe:
             events = with_last_chunk(events, lambda: steering_object(plan, timings))
         return HeldStream(events, held, headers)
     await asyncio.shield(held.give_back())
+    if held.aborted is not None:
+        raise held.aborted
     assert answer.body is not None
     if describe:
         answer.body["steering"] = steering_object(plan, timings)
     return JSONResponse(answer.body, headers=headers)
+
+
+async def _until_aborted(events: AsyncIterator[str], held: Held) -> AsyncIterator[str]:
+    """The same events; when the request was ended by the server, an error in place of the rest."""
+    try:
+        async for event in events:
+            if held.aborted is not None:
+                break
+            yield event
+    except Exception:
+        if held.aborted is None:
+            raise
+    if held.aborted is not None:
+        yield f"data: {json.dumps(held.aborted.body())}\n\n"
+        yield "data: [DONE]\n\n"
 
 
 async def until_disconnect(request: Request, work: Coroutine[Any, Any, Response]) -> Response:

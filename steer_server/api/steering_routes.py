@@ -1,8 +1,6 @@
-"""Our own routes: what can be asked for, what a request would do, what is loaded, and readiness."""
+"""Our own routes: what can be asked for, what a request would do, and readiness."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -23,7 +21,7 @@ router = APIRouter(tags=["steering"])
 async def get_steering(request: Request) -> Response:
     """Cultures, value axes, presets and methods that a request may name now, and the policy's limits."""
     server: Server = request.app.state.steer
-    body = describe_catalogue(server.catalogue, server.policy, server.presets)
+    body = describe_catalogue(server.catalogue.snapshot, server.policy, server.presets)
     return JSONResponse({**body, "methods": list(METHODS)})
 
 
@@ -35,47 +33,10 @@ async def post_plan(request: Request) -> Response:
         source = find_source(await read_json_object(request), request.headers, server.model_names())
         if source.spec is None:
             raise RequestError(f"Give `{FIELD}`, or a steered model id as `model`.", param=FIELD)
-        plan = build_plan(source.spec, server.catalogue, server.policy, param=source.param)
+        plan = build_plan(source.spec, server.catalogue.snapshot, server.policy, param=source.param)
     except SteerError as error:
         return error_response(error)
     return JSONResponse(plan.describe())
-
-
-@router.get("/v1/adapters")
-async def list_adapters(request: Request) -> Response:
-    """Every adapter that was found: active, validated (a reward head: not probed), or refused and why."""
-    server: Server = request.app.state.steer
-    active: list[dict[str, Any]] = [
-        {
-            "name": adapter.name,
-            "version": adapter.version,
-            "kind": adapter.manifest.kind,
-            "state": "active",
-            "digest": adapter.digest,
-            "base_model": adapter.manifest.base_model,
-            "rank": adapter.rank,
-            "licence": adapter.manifest.licence,
-        }
-        for adapter in server.catalogue.adapters
-    ]
-    heads = [
-        {
-            "name": head.name,
-            "version": head.version,
-            "kind": head.manifest.kind,
-            "state": "validated",
-            "digest": head.digest,
-            "base_model": head.manifest.base_model,
-            "head": head_id,
-            "licence": head.manifest.licence,
-        }
-        for head_id, head in server.catalogue.reward_heads.items()
-    ]
-    refused = [
-        {"name": r.folder_name, "state": "quarantined", "reason": r.reason, "detail": r.detail}
-        for r in server.refused
-    ]
-    return JSONResponse({"data": active + heads + refused})
 
 
 @router.get("/ready")
@@ -90,8 +51,8 @@ async def ready(request: Request) -> Response:
         {
             "ready": True,
             "model": server.engine.served_name,
-            "adapters": len(server.catalogue.adapters),
-            "refused": [r.folder_name for r in server.refused],
+            "adapters": len(server.catalogue.snapshot.adapters),
+            "refused": [r.folder_name for r in server.catalogue.refused],
             "bank": server.bank,
         }
     )

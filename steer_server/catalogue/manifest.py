@@ -23,11 +23,20 @@ from steer_server.errors import CatalogueError
 MANIFEST = "adapter.yaml"
 WEIGHTS = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
-MAX_MANIFEST_BYTES = 256 * 1024
+CARD = "README.md"
+RECIPE = "recipe.json"
+SIGNATURE = "model.sig"
+UNLISTED_FILES = frozenset({MANIFEST, CARD, RECIPE, SIGNATURE})
+"""What may lie beside the files that the manifest lists; the engine reads none of it."""
+MAX_MANIFEST_BYTES = 64 * 1024
+MAX_MANIFEST_DEPTH = 16
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,62}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 """Names are lower case and never contain `@`, `:` or `/`, which separate names elsewhere."""
+
+Text = Annotated[str, Field(max_length=4000, pattern=r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$")]
+"""For people. Without control characters, which a terminal would obey."""
 
 Country = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
 Kind = Literal["lora", "panacea", "reward_head"]
@@ -38,7 +47,7 @@ class _Strict(BaseModel):
 
 
 class FileEntry(_Strict):
-    path: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+    path: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]
     """A plain file name: no folders, so nothing can point outside."""
     size_bytes: Annotated[int, Field(ge=0)]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -56,14 +65,14 @@ class ValueAxis(_Strict):
     """One direction of a `panacea` adapter. Its gate is its share of the preference vector."""
 
     id: Name
-    description: str = ""
+    description: Text = ""
     rank_index: Annotated[int, Field(ge=0)]
     """The rank (row of A, column of B) that carries this axis; ranks that carry none are shared."""
 
 
 class DataSource(_Strict):
-    source: str
-    licence: str
+    source: Text
+    licence: Text
 
 
 class Manifest(_Strict):
@@ -73,10 +82,10 @@ class Manifest(_Strict):
     name: Name
     version: Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+-]{0,40}$")]
     kind: Kind
-    description: str = ""
-    base_model: str
+    description: Text = ""
+    base_model: Text
     """Must equal the base model that is served."""
-    licence: str = ""
+    licence: Text = ""
     culture: CultureInfo | None = None
     axes: tuple[ValueAxis, ...] = ()
     head: Name | None = None
@@ -113,6 +122,33 @@ class Manifest(_Strict):
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without what can make a small file large (aliases), deep, or mean two things (keys twice)."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if event.anchor is not None:
+            raise yaml.YAMLError("anchors and aliases are not allowed")
+        if self.depth >= MAX_MANIFEST_DEPTH:
+            raise yaml.YAMLError(f"nested deeper than {MAX_MANIFEST_DEPTH}")
+        self.depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.YAMLError(f"key {key.value[:60]!a} is given twice")
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of an adapter folder.
 
@@ -124,18 +160,23 @@ def read_manifest(folder: Path) -> Manifest:
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise CatalogueError(folder.name, "manifest_too_large", f"over {MAX_MANIFEST_BYTES} bytes")
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CatalogueError(folder.name, "manifest_unreadable", str(error)) from error
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
+    # ValueError: not UTF-8, impossible dates, numbers with thousands of digits.
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
+        detail = " ".join(f"{MANIFEST}: {error}".split())[:400]
+        raise CatalogueError(folder.name, "manifest_unreadable", detail) from error
     if not isinstance(document, dict):
         raise CatalogueError(folder.name, "manifest_unreadable", "not a mapping")
     try:
         return Manifest.model_validate(document)
     except ValidationError as error:
-        details = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors()
-        )
-        raise CatalogueError(folder.name, "manifest_invalid", details) from error
+        raise CatalogueError(folder.name, "manifest_invalid", described(error)) from error
+
+
+def described(error: ValidationError) -> str:
+    """The first problems, each with the place where it is. Keys are somebody's text: shown escaped."""
+    places = [("".join(f".{part}" for part in e["loc"])[1:121], e["msg"]) for e in error.errors()[:5]]
+    return "; ".join(f"{place.encode('unicode_escape').decode() or MANIFEST}: {msg}" for place, msg in places)
 
 
 def file_sha256(path: Path) -> str:

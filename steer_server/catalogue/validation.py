@@ -5,28 +5,30 @@ Not covered here: whether the adapter is any good, and who made it.
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from steer_server.catalogue.base_model import BaseModel
-from steer_server.catalogue.manifest import PEFT_CONFIG, WEIGHTS, Manifest, file_sha256, read_manifest
+from steer_server.catalogue.manifest import (
+    PEFT_CONFIG,
+    WEIGHTS,
+    Manifest,
+    described,
+    file_sha256,
+    read_manifest,
+)
 from steer_server.catalogue.reward_head import HEAD_CONFIG, HEAD_WEIGHTS, RewardHeadConfig
 from steer_server.catalogue.snapshot import LoadedAdapter, LoadedRewardHead
+from steer_server.catalogue.tensor_file import parse_json, shown
+from steer_server.catalogue.weights import check_head_tensors, check_lora_tensors
 from steer_server.errors import CatalogueError
 
 MAX_WEIGHTS_BYTES = 4 * 2**30
-MAX_DELTA_NORM = 1e4
-"""Largest Frobenius norm of one layer's scaled update; trained adapters lie below 100."""
-MAX_HEAD_NORM = 1e3
-"""Largest ‖w‖ and |b| of a reward head; trained ones lie below 10 and 100."""
-
-TENSOR_NAME = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<half>[AB])\.weight$")
-FLOAT_DTYPES = ("F32", "F16", "BF16")
+MAX_CONFIG_BYTES = 256 * 1024
+MAX_ALPHA = 1e6
 
 MUST_BE_OFF = {
     "use_dora": (False, None),
@@ -36,22 +38,39 @@ MUST_BE_OFF = {
     "rank_pattern": ({}, None),
     "alpha_pattern": ({}, None),
     "lora_bias": (False, None),
-    "alora_invocation_tokens": (None,),
+    "alora_invocation_tokens": (None, []),
+    "layer_replication": (None, []),
+    "use_bdlora": (None, {}, False),
+    "use_qalora": (None, False),
+    "target_parameters": (None, []),
+    "trainable_token_indices": (None, [], {}),
+    # The others change the base model's weights when PEFT loads them.
+    "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal"),
 }
 """PEFT options that change the maths in ways the bank does not know."""
 
 
 def validate_folder(folder: Path, base: BaseModel, max_rank: int) -> LoadedAdapter | LoadedRewardHead:
-    """A validated adapter or reward head, whichever the folder holds.
+    """A validated adapter or reward head, whichever the folder holds. Blocking.
 
     Raises: CatalogueError with a stable `reason` and the offending file or tensor.
     """
+    try:
+        return _validated(folder, base, max_rank)
+    except OSError as error:
+        if error.filename is None or folder not in Path(error.filename).parents:
+            raise  # the base model's own files, say
+        detail = f"{Path(error.filename).name}: {error.strerror}"
+        raise CatalogueError(folder.name, "file_unreadable", detail) from error
+
+
+def _validated(folder: Path, base: BaseModel, max_rank: int) -> LoadedAdapter | LoadedRewardHead:
     manifest = read_manifest(folder)
     if manifest.base_model not in base.names:
         raise CatalogueError(
             manifest.name,
             "base_model_mismatch",
-            f"made for {manifest.base_model!r}, this server runs {sorted(base.names)}",
+            f"made for {manifest.base_model[:100]!r}, this server runs {sorted(base.names)}",
         )
     _check_files(folder, manifest)
     if manifest.kind == "reward_head":
@@ -70,56 +89,30 @@ def validate_adapter(folder: Path, base: BaseModel, max_rank: int) -> LoadedAdap
 def _validated_adapter(folder: Path, manifest: Manifest, base: BaseModel, max_rank: int) -> LoadedAdapter:
     name = manifest.name
     config = _read_peft_config(folder, name)
+    _check_agreement(config, manifest)
     rank, scale = _rank_and_scale(config, name, max_rank)
     for axis in manifest.axes:
         if axis.rank_index >= rank:
             raise CatalogueError(
                 name, "axis_out_of_range", f"axis {axis.id} has rank_index {axis.rank_index} of {rank}"
             )
-    _check_tensors(folder / WEIGHTS, name, base, rank, scale)
+    check_lora_tensors(folder / WEIGHTS, manifest, base, rank, scale, _targets(config, name))
     return LoadedAdapter(manifest, folder, rank)
 
 
 def _validated_head(folder: Path, manifest: Manifest, base: BaseModel) -> LoadedRewardHead:
     name = manifest.name
+    document = _read_json(folder / HEAD_CONFIG, name, "head_config_invalid")
     try:
-        config = RewardHeadConfig.model_validate_json((folder / HEAD_CONFIG).read_bytes())
+        config = RewardHeadConfig.model_validate(document)
     except ValidationError as error:
-        details = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise CatalogueError(name, "head_config_invalid", f"{HEAD_CONFIG}: {details}") from error
+        raise CatalogueError(name, "head_config_invalid", f"{HEAD_CONFIG}: {described(error)}") from error
     if config.hidden_size != base.hidden_size:
         raise CatalogueError(
             name, "wrong_shape", f"hidden_size {config.hidden_size}, the model has {base.hidden_size}"
         )
-    _check_head_tensors(folder / HEAD_WEIGHTS, name, base.hidden_size)
+    check_head_tensors(folder / HEAD_WEIGHTS, name, base.hidden_size)
     return LoadedRewardHead(manifest, folder, config)
-
-
-def _check_head_tensors(path: Path, name: str, hidden_size: int) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    expected = {"weight": [hidden_size], "bias": [1]}
-    try:
-        with safe_open(path, framework="pt") as tensors:
-            if foreign := set(tensors.keys()) - set(expected):
-                raise CatalogueError(name, "foreign_tensor", ", ".join(sorted(foreign)))
-            if missing := set(expected) - set(tensors.keys()):
-                raise CatalogueError(name, "no_tensors", ", ".join(sorted(missing)))
-            for key, shape in expected.items():
-                found = tensors.get_slice(key)
-                if found.get_shape() != shape:
-                    raise CatalogueError(
-                        name, "wrong_shape", f"{key}: {found.get_shape()}, the model needs {shape}"
-                    )
-                if found.get_dtype() != "F32":
-                    raise CatalogueError(name, "wrong_dtype", f"{key}: {found.get_dtype()}")
-                tensor = tensors.get_tensor(key)
-                if not tensor.isfinite().all():
-                    raise CatalogueError(name, "not_finite", key)
-                if (norm := float(tensor.double().norm())) > MAX_HEAD_NORM:
-                    raise CatalogueError(name, "norm_too_large", f"‖{key}‖ = {norm:.3g}")
-    except (SafetensorError, OSError) as error:
-        raise CatalogueError(name, "weights_unreadable", f"{path.name}: {error}") from error
 
 
 def _check_files(folder: Path, manifest: Manifest) -> None:
@@ -140,70 +133,63 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
             raise CatalogueError(manifest.name, "sha256_mismatch", entry.path)
 
 
+def _read_json(path: Path, name: str, reason: str) -> dict[str, Any]:
+    if (size := path.stat().st_size) > MAX_CONFIG_BYTES:
+        raise CatalogueError(name, "file_too_large", f"{path.name}: {size} bytes")
+    return parse_json(path.read_bytes(), name, path.name, reason)
+
+
 def _read_peft_config(folder: Path, name: str) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / PEFT_CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CatalogueError(name, "peft_config_unreadable", f"{PEFT_CONFIG}: {error}") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+    config = _read_json(folder / PEFT_CONFIG, name, "peft_config_unreadable")
+    if config.get("peft_type") != "LORA":
         raise CatalogueError(name, "not_a_lora", f"{PEFT_CONFIG}: peft_type is not LORA")
     for key, allowed in MUST_BE_OFF.items():
         if key in config and config[key] not in allowed:
-            raise CatalogueError(name, "unsupported_option", f"{PEFT_CONFIG}: {key} = {config[key]!r}")
+            value = repr(config[key])[:100]
+            raise CatalogueError(name, "unsupported_option", f"{PEFT_CONFIG}: {key} = {shown(value)}")
+    if not isinstance(config.get("use_rslora", False), bool):
+        raise CatalogueError(name, "unsupported_option", f"{PEFT_CONFIG}: use_rslora is not true or false")
     return config
+
+
+def _check_agreement(config: dict[str, Any], manifest: Manifest) -> None:
+    """PEFT's own field for the base model may hold a path or an owner: the last parts are compared."""
+    stated = config.get("base_model_name_or_path")
+    if stated in (None, ""):
+        return
+    if str(stated).rstrip("/").rsplit("/", 1)[-1] != manifest.base_model.rsplit("/", 1)[-1]:
+        raise CatalogueError(
+            manifest.name,
+            "peft_config_disagrees",
+            f"{PEFT_CONFIG} is for {shown(str(stated)[:100])}, the manifest for {manifest.base_model[:100]}",
+        )
+
+
+def _targets(config: dict[str, Any], name: str) -> list[str] | None:
+    """Names of target layers, or None for all linear ones. A pattern is refused: one that was made to take
+    for ever would."""
+    targets = config.get("target_modules")
+    if targets in (None, "all-linear"):
+        return None
+    if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
+        raise CatalogueError(
+            name, "unsupported_option", f"{PEFT_CONFIG}: target_modules must be a list of names"
+        )
+    return targets
 
 
 def _rank_and_scale(config: dict[str, Any], name: str, max_rank: int) -> tuple[int, float]:
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-        raise CatalogueError(name, "bad_rank", f"{PEFT_CONFIG}: r = {rank!r}")
+        raise CatalogueError(name, "bad_rank", f"{PEFT_CONFIG}: r = {repr(rank)[:40]}")
     if rank > max_rank:
         raise CatalogueError(
-            name, "rank_too_large", f"rank {rank}, this server's bank has rank {max_rank} (--bank-rank)"
+            name,
+            "rank_too_large",
+            f"rank {str(rank)[:40]}, this server's bank has rank {max_rank} (--bank-rank)",
         )
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise CatalogueError(name, "bad_alpha", f"{PEFT_CONFIG}: lora_alpha = {alpha!r}")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha <= MAX_ALPHA:
+        raise CatalogueError(
+            name, "bad_alpha", f"{PEFT_CONFIG}: lora_alpha = {repr(alpha)[:40]}, not in (0, {MAX_ALPHA:.0f}]"
+        )
     return rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-
-
-def _check_tensors(path: Path, name: str, base: BaseModel, rank: int, scale: float) -> None:
-    import torch
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as weights:
-            halves: dict[str, set[str]] = {}
-            for key in weights.keys():  # noqa: SIM118 (not a dict)
-                match = TENSOR_NAME.match(key)
-                if match is None:
-                    raise CatalogueError(name, "foreign_tensor", key)
-                module, half = match["module"], match["half"]
-                if module not in base.linear_shapes:
-                    raise CatalogueError(name, "foreign_tensor", f"{key}: the model has no such linear layer")
-                out_features, in_features = base.linear_shapes[module]
-                expected = [rank, in_features] if half == "A" else [out_features, rank]
-                found = weights.get_slice(key)
-                if found.get_shape() != expected:
-                    raise CatalogueError(
-                        name, "wrong_shape", f"{key}: {found.get_shape()}, the model needs {expected}"
-                    )
-                if found.get_dtype() not in FLOAT_DTYPES:
-                    raise CatalogueError(name, "wrong_dtype", f"{key}: {found.get_dtype()}")
-                halves.setdefault(module, set()).add(half)
-            if not halves:
-                raise CatalogueError(name, "no_tensors", path.name)
-            for module, found_halves in halves.items():
-                if len(found_halves) != 2:
-                    raise CatalogueError(name, "half_a_pair", f"{module} has only lora_{found_halves.pop()}")
-                prefix = f"base_model.model.{module}"
-                a = weights.get_tensor(f"{prefix}.lora_A.weight").to(torch.float64)
-                b = weights.get_tensor(f"{prefix}.lora_B.weight").to(torch.float64)
-                for half, tensor in (("A", a), ("B", b)):
-                    if not tensor.isfinite().all():
-                        raise CatalogueError(name, "not_finite", f"{prefix}.lora_{half}.weight")
-                # ‖BA‖² = tr(BᵀB AAᵀ), without forming the product
-                norm = abs(scale) * float(((b.T @ b) * (a @ a.T)).sum().clamp(min=0)) ** 0.5
-                if norm > MAX_DELTA_NORM:
-                    raise CatalogueError(name, "norm_too_large", f"{module}: ‖ΔW‖ = {norm:.3g}")
-    except (SafetensorError, OSError) as error:
-        raise CatalogueError(name, "weights_unreadable", f"{path.name}: {error}") from error

@@ -128,6 +128,8 @@ class FakeRun:
     async def _words(self) -> AsyncIterator[tuple[str, float]]:
         for position in range(self.max_tokens):
             await asyncio.sleep(self.engine.token_seconds)
+            if not self.is_running:
+                return
             yield self.engine.next_word(self.prompt, position, self.plan)
 
     async def _events(self) -> AsyncIterator[str]:

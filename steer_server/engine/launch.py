@@ -86,8 +86,6 @@ def serve(
     arguments.served_model_name = [base.served_name]
     if current_platform.is_cpu() and arguments.kv_cache_memory_bytes is None:
         arguments.kv_cache_memory_bytes = CPU_KV_CACHE_BYTES
-    if settings.api_key is not None:
-        arguments.api_key = [settings.api_key.get_secret_value()]
     configure_logging_from_args(arguments)
     validate_parsed_serve_args(arguments)
     uvloop.run(run_server(arguments))

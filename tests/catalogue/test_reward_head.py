@@ -130,12 +130,20 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
         "head_config_invalid",
     ),
     "another width": (edit_config(hidden_size=64), "wrong_shape"),
-    "a pickle": (pickle_weights, "weights_unreadable"),
+    "a pickle": (pickle_weights, "pickle"),
     "a foreign tensor": (edit_tensors(lambda t: t.update(more=torch.ones(1))), "foreign_tensor"),
     "no bias": (edit_tensors(lambda t: t.pop("bias")), "no_tensors"),
     "a matrix": (edit_tensors(lambda t: t.update(weight=torch.ones(1, 32))), "wrong_shape"),
     "half precision": (edit_tensors(lambda t: t.update(weight=t["weight"].half())), "wrong_dtype"),
     "a NaN": (edit_tensors(lambda t: t["weight"][0].fill_(float("nan"))), "not_finite"),
+    "zero weights": (edit_tensors(lambda t: t["weight"].zero_()), "no_effect"),
+    "a key twice": (
+        lambda f: (
+            (f / HEAD_CONFIG).write_text((f / HEAD_CONFIG).read_text().replace("{", '{"split": "judge",', 1)),
+            resign(f),
+        ),
+        "head_config_invalid",
+    ),
     "enormous weights": (edit_tensors(lambda t: t["weight"].fill_(1e9)), "norm_too_large"),
 }
 
@@ -183,16 +191,20 @@ def test_two_heads_cannot_claim_one_id(tmp_path: Path, base: BaseModel) -> None:
 
 
 async def test_the_server_lists_heads_and_does_not_probe_them(tmp_path: Path, base: BaseModel) -> None:
-    random_adapter(tmp_path, "a", base)
-    random_head(tmp_path, "head-b", base)
-    settings = Settings(model=base.path, served_model_name="fake", bank_rank=8, adapters=tmp_path)
+    adapters = tmp_path / "adapters"
+    random_adapter(adapters, "a", base)
+    random_head(adapters, "head-b", base)
+    settings = Settings(
+        model=base.path, served_model_name="fake", bank_rank=8, adapters=adapters, data=tmp_path / "data"
+    )
     app = FastAPI()
     attach(app)
     server = await start(app.state, FakeEngine(num_slots=1), settings, Metrics(CollectorRegistry()))
-    assert list(server.catalogue.reward_heads) == ["b"] and server.refused == ()
+    assert list(server.catalogue.snapshot.reward_heads) == ["b"] and server.catalogue.refused == ()
     async with AsyncClient(transport=ASGITransport(app), base_url="http://test") as http:
         listed = {a["name"]: a for a in (await http.get("/v1/adapters")).json()["data"]}
         refused = await http.post("/v1/steering/plan", json={"steering": {"reward_heads": ["b"]}})
-    assert (listed["a"]["state"], listed["head-b"]["state"]) == ("active", "validated")
+    await server.catalogue.close()
+    assert (listed["a"]["state"], listed["head-b"]["state"]) == ("active", "active")
     assert (listed["head-b"]["kind"], listed["head-b"]["head"]) == ("reward_head", "b")
     assert refused.status_code == 400

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from steer_server.catalogue.base_model import BaseModel
 from steer_server.catalogue.loader import largest_rank, load_directory
 from steer_server.catalogue.manifest import MANIFEST, PEFT_CONFIG, WEIGHTS, describe_files, read_manifest
+from steer_server.catalogue.tensor_file import read_tensor_header
 from steer_server.catalogue.validation import validate_adapter
 from steer_server.errors import CatalogueError, ConfigError
 from tests.support.adapters import random_adapter, tiny_base_model
@@ -138,9 +139,9 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "a rank of zero": (edit_peft(r=0), "bad_rank"),
     "a rank above the bank's": (edit_peft(r=64), "rank_too_large"),
     "an alpha that is no number": (edit_peft(lora_alpha="8"), "bad_alpha"),
-    "truncated weights": (truncate_weights, "weights_unreadable"),
-    "a pickle": (write_bytes(WEIGHTS, b"\x80\x04K\x01."), "weights_unreadable"),
-    "a huge header": (write_bytes(WEIGHTS, (2**62).to_bytes(8, "little") + b"{}"), "weights_unreadable"),
+    "truncated weights": (truncate_weights, "weights_truncated"),
+    "a pickle": (write_bytes(WEIGHTS, b"\x80\x04K\x01."), "pickle"),
+    "a huge header": (write_bytes(WEIGHTS, (2**62).to_bytes(8, "little") + b"{}"), "header_too_large"),
     "a tensor of another model": (
         edit_tensors(lambda t: t.update({Q_A.replace("layers.0", "layers.9"): t[Q_A].clone()})),
         "foreign_tensor",
@@ -183,6 +184,46 @@ def test_an_axis_beyond_the_rank_is_refused(tmp_path: Path, base: BaseModel) -> 
     edit_manifest(lambda m: m["axes"][0].update(rank_index=9))(tmp_path / "compass")
     with pytest.raises(CatalogueError, match="axis_out_of_range"):
         validate_adapter(tmp_path / "compass", base, max_rank=8)
+
+
+def test_an_axis_that_does_nothing_is_refused_by_name(tmp_path: Path, base: BaseModel) -> None:
+    random_adapter(tmp_path, "compass", base, axes=["helpful", "harmless"])
+    edit_tensors(lambda t: [b[:, 3].zero_() for key, b in t.items() if ".lora_B." in key])(
+        tmp_path / "compass"
+    )
+    with pytest.raises(CatalogueError, match="axis_no_effect: axis harmless"):
+        validate_adapter(tmp_path / "compass", base, max_rank=8)
+
+
+def test_one_layer_may_stay_as_it_is(folder: Path, base: BaseModel) -> None:
+    edit_tensors(lambda t: t[Q_B].zero_())(folder)
+    assert validate_adapter(folder, base, max_rank=8).rank == 4
+
+
+def test_all_float_types_are_read_as_they_are(folder: Path, base: BaseModel) -> None:
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        edit_tensors(lambda t, dtype=dtype: t.update({key: v.to(dtype) for key, v in t.items()}))(folder)
+        assert validate_adapter(folder, base, max_rank=8).rank == 4
+
+
+def test_a_header_that_begins_like_a_pickle_is_no_pickle(tmp_path: Path) -> None:
+    header = b'{"t":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(0x280)
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    assert list(read_tensor_header(tmp_path / "x.safetensors", "x", 1000)) == ["t"]
+
+
+def test_the_digest_covers_every_file_that_the_engine_reads(folder: Path, base: BaseModel) -> None:
+    before = read_manifest(folder).digest
+    write_bytes("README.md", b"another card")(folder)
+    assert read_manifest(folder).digest == before
+    edit_peft(lora_alpha=3)(folder)
+    assert read_manifest(folder).digest != before
+
+
+def test_the_base_models_own_trouble_is_not_the_adapters(folder: Path, tmp_path: Path) -> None:
+    lost = BaseModel(str(tmp_path / "lost"), "fake", frozenset({"tiny-llama"}))
+    with pytest.raises(OSError):
+        validate_adapter(folder, lost, max_rank=8)
 
 
 def test_the_digest_changes_with_the_weights_and_not_with_the_folder(tmp_path: Path, base: BaseModel) -> None:

@@ -29,7 +29,6 @@ class Bank:
             raise EngineError("no")
         self.slots[slot] = adapter.name
 
-
     async def clear(self, slot: int) -> None:
         if self.pause is not None:
             await self.pause.wait()

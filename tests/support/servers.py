@@ -82,11 +82,11 @@ async def fake_server(folder: Path, model_dir: Path, **engine_options: Any) -> A
     for name in ("amber", "blue", "coral", "denim", "ebony", "fern"):
         random_adapter(adapters, name, base)
     files = write_extras(adapters, base)
-    settings = settings.model_copy(update={"adapters": adapters, **files})
+    settings = settings.model_copy(update={"adapters": adapters, "data": folder / "data", **files})
     engine = FakeEngine(num_slots=NUM_SLOTS, **engine_options)
     app = FastAPI()
     attach(app)
-    await start(app.state, engine, settings, Metrics(CollectorRegistry()))
+    steer = await start(app.state, engine, settings, Metrics(CollectorRegistry()))
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
@@ -100,6 +100,7 @@ async def fake_server(folder: Path, model_dir: Path, **engine_options: Any) -> A
     finally:
         server.should_exit = True
         await serving
+        await steer.catalogue.close()
 
 
 @contextmanager
@@ -121,6 +122,7 @@ def live_server(folder: Path, adapters: Path, *arguments: str, model: str = "smo
         f"ARGS={' '.join(arguments)}",
     ]
     environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "ARGS")}
+    environment["STEER_DATA"] = str(folder / "data")
     with log_path.open("w") as log:
         process = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True

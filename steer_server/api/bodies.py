@@ -1,0 +1,47 @@
+"""Bodies of administration: JSON that a pydantic model describes, refused by the name of what is wrong."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.requests import Request
+
+from steer_server.api.openai_routes import read_json_object
+from steer_server.errors import RequestError
+
+MAX_SHOWN_CHARACTERS = 80
+
+
+class Body(BaseModel):
+    """A body in which a misspelt key is an error, not a wish that is ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+AnyBody = TypeVar("AnyBody", bound=BaseModel)
+
+
+async def read_body(request: Request, model: type[AnyBody]) -> AnyBody:
+    """The request's body.
+
+    Raises: RequestError `invalid_body` (400): not a JSON object, or `param` is the first field that is wrong.
+    """
+    await read_json_object(request)
+    try:
+        # From the text: what JSON cannot say otherwise, such as a date, is still taken from a string.
+        return model.model_validate_json(await request.body())
+    except ValidationError as error:
+        problems = [(_place(e["loc"]), _problem(e["type"], e["msg"])) for e in error.errors()]
+        told = "; ".join(f"`{place}`: {problem}" if place else problem for place, problem in problems[:5])
+        raise RequestError(told, param=problems[0][0] or None, code="invalid_body") from error
+
+
+def _place(parts: tuple[int | str, ...]) -> str:
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".")
+    return path.encode("unicode_escape").decode()[:MAX_SHOWN_CHARACTERS]
+
+
+def _problem(kind: str, message: str) -> str:
+    words = {"extra_forbidden": "unknown key", "missing": "missing"}
+    return words.get(kind, message.removeprefix("Value error, "))

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from steer_server.api import adapter_routes, openai_routes, steering_routes
+from steer_server.api import adapter_routes, key_routes, openai_routes, steering_routes
 from steer_server.api.guard import SteeringGuard
 from steer_server.api.key_guard import KeyGuard
 from steer_server.api.keys import KeyGate
@@ -47,6 +47,7 @@ def attach(app: FastAPI) -> None:
     app.include_router(openai_routes.router)
     app.include_router(steering_routes.router)
     app.include_router(adapter_routes.router)
+    app.include_router(key_routes.router)
     app.add_exception_handler(SteerError, _on_steer_error)
     app.add_middleware(SteeringGuard)
     app.add_middleware(KeyGuard)  # added last, so it comes first
@@ -97,6 +98,7 @@ async def start(state: Any, engine: Engine, settings: Settings, metrics: Metrics
         keys.forget()
 
     catalogue.replica.on_sync(on_sync)
+    catalogue.go_on(keys.keep_writing_uses())
     metrics.adapters_active.set(len(catalogue.snapshot.adapters))
     try:
         presets = read_presets(settings.presets, catalogue.snapshot, policy)

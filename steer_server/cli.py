@@ -9,6 +9,9 @@ from typing import Annotated
 import typer
 
 from steer_server import builtin_model
+from steer_server.catalogue.commands import commands as adapter_commands
+from steer_server.catalogue.key_commands import commands as key_commands
+from steer_server.catalogue.package_commands import commands as package_commands
 from steer_server.errors import SteerError
 from steer_server.evaluation.commands import bench_commands, eval_commands
 from steer_server.settings import Settings
@@ -17,6 +20,9 @@ from steer_server.training.commands import commands as train_commands
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Steer a model's values per request.")
 model_commands = typer.Typer(no_args_is_help=True, help="The built-in model.")
 app.add_typer(model_commands, name="model")
+adapter_commands.add_typer(package_commands)  # without a name: beside the others
+app.add_typer(adapter_commands, name="adapters")
+app.add_typer(key_commands, name="keys")
 app.add_typer(train_commands, name="train")
 app.add_typer(bench_commands, name="bench")
 app.add_typer(eval_commands, name="eval")
@@ -27,6 +33,8 @@ def serve(
     context: typer.Context,
     model: Annotated[str | None, typer.Option(help="`builtin`, a directory or a Hugging Face id.")] = None,
     adapters: Annotated[Path | None, typer.Option(help="Directory of adapter folders.")] = None,
+    watch: Annotated[bool | None, typer.Option(help="Follow the adapters directory while serving.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Where the catalogue keeps its state and files.")] = None,
     policy: Annotated[Path | None, typer.Option(help="YAML file: limits, floors, denied adapters.")] = None,
     presets: Annotated[Path | None, typer.Option(help="YAML file: preset id -> steering object.")] = None,
     bank_slots: Annotated[int | None, typer.Option(help="Adapters resident at once.")] = None,
@@ -42,6 +50,8 @@ def serve(
     settings = Settings.read(
         model=model,
         adapters=adapters and adapters.resolve(),
+        watch=watch,
+        data=data and data.resolve(),
         policy=policy and policy.resolve(),
         presets=presets and presets.resolve(),
         bank_slots=bank_slots,

@@ -18,6 +18,9 @@ URL = "http://127.0.0.1:8000"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 BLOCKS = [(language, code) for language, code in BLOCK.findall(README.read_text()) if language != "text"]
 
+ASKS_A_SERVER = re.compile(r"^steer-server (keys|adapters (?!validate|keygen|sign)).*")
+"""Commands whose default is port 8000."""
+
 RUN_ELSEWHERE = {
     "make serve": "the live server of these tests is started by it",
     "make test": "this is it",
@@ -41,6 +44,7 @@ def test_every_block_is_of_a_kind_that_is_run() -> None:
 @pytest.mark.parametrize("code", blocks("bash"))
 def test_a_command_of_the_readme_runs(code: str, vllm_process: Running) -> None:
     ours = [line for line in code.splitlines() if not any(other in line for other in RUN_ELSEWHERE)]
+    ours = [ASKS_A_SERVER.sub(rf"\g<0> --url {URL}", line) for line in ours]
     script = "\n".join(ours).replace(URL, vllm_process.url)
     environment = {
         "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",

@@ -1,20 +1,25 @@
-"""Administration of adapters over HTTP: what is there, push, activate, roll back, quarantine, remove."""
+"""Administration of adapters over HTTP: what is there, push, activate, roll back, quarantine, remove.
+
+The guard has asked for the key: an operator's for acts and audit, any for what is there.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 from fastapi import APIRouter
-from starlette.requests import Request
+from pydantic import AfterValidator, ConfigDict, Field
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from steer_server.api.openai_routes import read_json_object
+from steer_server.api.bodies import Body, in_openapi, read_body
+from steer_server.api.describe import describe_act, describe_move, describe_version
+from steer_server.api.key_guard import caller_of
+from steer_server.api.pushing import is_path, push_archive, push_folder
 from steer_server.catalogue import views
-from steer_server.catalogue.package import stage_archive, stage_folder
-from steer_server.catalogue.records import Actor, AuditEntry, VersionRecord
+from steer_server.catalogue.records import VersionRecord
 from steer_server.catalogue.states import State
-from steer_server.errors import NotFoundError, RequestError
+from steer_server.errors import CLIENT_CLOSED_STATUS, NotFoundError, RequestError
 from steer_server.state import Server
 
 router = APIRouter(tags=["adapters"])
@@ -28,13 +33,42 @@ ARCHIVE_TYPES = frozenset(
         "application/octet-stream",
     }
 )
+MAX_ID = 2**63 - 1
+FolderPath = Annotated[str, AfterValidator(is_path)]
+
+
+class PushBody(Body):
+    path: FolderPath
+    """Of a folder, from the adapters directory."""
+
+
+class QuarantineBody(Body):
+    detail: Annotated[str, Field(max_length=1000)] = ""
+    """Why, for people."""
+    abort: bool = False
+    """End running requests with an error."""
+
+
+class LoadBody(Body):
+    """vLLM's; it ignores further keys, and so do we."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    lora_name: str
+    lora_path: FolderPath
+    load_inplace: bool = False
+
+
+class UnloadBody(Body):
+    model_config = ConfigDict(extra="ignore")
+
+    lora_name: str
 
 
 @router.get("/v1/adapters")
 async def list_adapters(request: Request) -> Response:
     """Every version and its state here, and folders of the adapters directory that were refused, and why."""
     server: Server = request.app.state.steer
-    await server.keys.application(request)
     record = await views.read(server.catalogue.database)
     versions = [describe_version(server, version) for version in record.versions.values()]
     known = {(version.name, version.reason) for version in record.versions.values()}
@@ -46,21 +80,23 @@ async def list_adapters(request: Request) -> Response:
     return JSONResponse({"data": versions + refused, "revision": record.revision})
 
 
-@router.post("/v1/adapters", status_code=201)
+@router.post(
+    "/v1/adapters", status_code=201, openapi_extra=in_openapi(PushBody, others=sorted(ARCHIVE_TYPES))
+)
 async def push_adapter(request: Request) -> Response:
     """A package as the body (tar, tar.gz or zip), or `{"path": ...}` of a folder below the adapters
     directory. With `?activate=true` it is served when this answers."""
     server: Server = request.app.state.steer
-    actor = await _operator(request)
     activate = _flag(request, "activate")
     content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    staging = server.catalogue.store.staging
     if content_type == "application/json":
-        body = await read_json_object(request)
-        version = await _push_folder(server, actor, body, "path", activate=activate)
+        body = await read_body(request, PushBody)
+        version = await push_folder(request, body.path, param="path", activate=activate)
     elif content_type in ARCHIVE_TYPES:
-        async with stage_archive(request.stream(), staging) as package:
-            version = await server.catalogue.lifecycle.push(package, actor, activate=activate)
+        try:
+            version = await push_archive(request, activate=activate)
+        except ClientDisconnect:
+            return Response(status_code=CLIENT_CLOSED_STATUS)
     else:
         raise RequestError(
             f"Content-Type is {content_type or 'missing'}; send {', '.join(sorted(ARCHIVE_TYPES))} or "
@@ -74,7 +110,6 @@ async def push_adapter(request: Request) -> Response:
 async def show_adapter(name: str, request: Request) -> Response:
     """A name's versions with their manifests, and every move of its alias."""
     server: Server = request.app.state.steer
-    await server.keys.application(request)
     record = await views.read(server.catalogue.database)
     versions = [version for version in record.versions.values() if version.name == name]
     moves = await views.history(server.catalogue.database, name)
@@ -88,17 +123,7 @@ async def show_adapter(name: str, request: Request) -> Response:
                 {**describe_version(server, version), "manifest": dict(version.manifest)}
                 for version in versions
             ],
-            "history": [
-                {
-                    "action": move.action,
-                    "version": move.version,
-                    "digest": move.digest,
-                    "previous": move.previous,
-                    "actor": move.actor,
-                    "at": move.at.isoformat(),
-                }
-                for move in moves
-            ],
+            "history": [describe_move(move) for move in moves],
         }
     )
 
@@ -108,7 +133,7 @@ async def remove_adapter(name: str, request: Request) -> Response:
     """Removes `?version=`, or the whole name: no more planning with it, running requests finish, files go
     last."""
     server: Server = request.app.state.steer
-    actor = await _operator(request)
+    actor = caller_of(request).actor
     record = await views.read(server.catalogue.database)
     wanted = request.query_params.get("version")
     versions = [
@@ -132,157 +157,101 @@ async def remove_adapter(name: str, request: Request) -> Response:
 async def activate_version(name: str, version: str, request: Request) -> Response:
     """The name's version from now on."""
     server: Server = request.app.state.steer
-    actor = await _operator(request)
-    return _version(server, await server.catalogue.lifecycle.activate(name, version, actor))
+    return _version(
+        server, await server.catalogue.lifecycle.activate(name, version, caller_of(request).actor)
+    )
 
 
 @router.post("/v1/adapters/{name}/rollback")
 async def roll_back(name: str, request: Request) -> Response:
     """The version that was active before."""
     server: Server = request.app.state.steer
-    actor = await _operator(request)
-    return _version(server, await server.catalogue.lifecycle.rollback(name, actor))
+    return _version(server, await server.catalogue.lifecycle.rollback(name, caller_of(request).actor))
 
 
 @router.post("/v1/adapters/{name}/deactivate")
 async def deactivate(name: str, request: Request) -> Response:
     """No version is active any more; `rollback` brings the last one back."""
     server: Server = request.app.state.steer
-    actor = await _operator(request)
-    version = await server.catalogue.lifecycle.deactivate(name, actor)
+    version = await server.catalogue.lifecycle.deactivate(name, caller_of(request).actor)
     return JSONResponse({"name": name, "deactivated": version and version.version})
 
 
-@router.post("/v1/adapters/{name}/versions/{version}/quarantine")
+@router.post(
+    "/v1/adapters/{name}/versions/{version}/quarantine",
+    openapi_extra=in_openapi(QuarantineBody, required=False),
+)
 async def quarantine_version(name: str, version: str, request: Request) -> Response:
     """New requests are refused from now on; running ones finish, or end with an error if `abort` is true.
     Body, if any: `{"detail": "why", "abort": false}`."""
     server: Server = request.app.state.steer
-    actor = await _operator(request)
-    body = await read_json_object(request) if await request.body() else {}
-    detail, abort = body.get("detail", ""), body.get("abort", False)
-    if not isinstance(detail, str) or not isinstance(abort, bool):
-        raise RequestError("`detail` is a text and `abort` true or false.", param="abort")
-    lifecycle = server.catalogue.lifecycle
-    return _version(server, await lifecycle.quarantine(name, version, actor, detail=detail, abort=abort))
+    body = await read_body(request, QuarantineBody) if await request.body() else QuarantineBody()
+    quarantined = await server.catalogue.lifecycle.quarantine(
+        name, version, caller_of(request).actor, detail=body.detail, abort=body.abort
+    )
+    return _version(server, quarantined)
 
 
 @router.post("/v1/adapters/{name}/versions/{version}/release")
 async def release_version(name: str, version: str, request: Request) -> Response:
     """Out of quarantine: checked and probed anew, and not active."""
     server: Server = request.app.state.steer
-    actor = await _operator(request)
-    return _version(server, await server.catalogue.lifecycle.release(name, version, actor))
+    return _version(server, await server.catalogue.lifecycle.release(name, version, caller_of(request).actor))
 
 
 @router.get("/v1/audit")
 async def audit(request: Request) -> Response:
     """Administrative acts, newest first: `?limit=`, `?before_id=`, `?name=`."""
     server: Server = request.app.state.steer
-    await _operator(request)
-    query = request.query_params
-    try:
-        limit = int(query.get("limit", "100"))
-        before = int(query["before_id"]) if "before_id" in query else None
-    except ValueError as error:
-        raise RequestError("`limit` and `before_id` are whole numbers.", param="limit") from error
     entries = await views.audit(
-        server.catalogue.database, limit=limit, before_id=before, name=query.get("name")
+        server.catalogue.database,
+        limit=_number(request, "limit", most=views.MAX_LIMIT) or 100,
+        before_id=_number(request, "before_id", most=MAX_ID),
+        name=request.query_params.get("name"),
     )
-    return JSONResponse({"data": [_audit_entry(entry) for entry in entries]})
+    return JSONResponse({"data": [describe_act(entry) for entry in entries]})
 
 
-@router.post("/v1/load_lora_adapter")
+@router.post("/v1/load_lora_adapter", openapi_extra=in_openapi(LoadBody))
 async def load_lora_adapter(request: Request) -> Response:
     """vLLM's route, answered by the catalogue: `lora_path` below the adapters directory is pushed and
     activated. `lora_name` must be the name in its manifest; `load_inplace` is refused."""
-    server: Server = request.app.state.steer
-    actor = await _operator(request)
-    body = await read_json_object(request)
-    if body.get("load_inplace"):
-        raise RequestError("Versions never change in place: push a new version.", param="load_inplace")
-    version = await _push_folder(server, actor, body, "lora_path", activate=True, name=body.get("lora_name"))
+    body = await read_body(request, LoadBody)
+    if body.load_inplace:
+        raise RequestError(
+            "Versions never change in place: push a new version.", param="load_inplace", code="invalid_body"
+        )
+    version = await push_folder(
+        request, body.lora_path, param="lora_path", activate=True, name=body.lora_name
+    )
     return PlainTextResponse(f"Success: LoRA adapter '{version.name}' added successfully.")
 
 
-@router.post("/v1/unload_lora_adapter")
+@router.post("/v1/unload_lora_adapter", openapi_extra=in_openapi(UnloadBody))
 async def unload_lora_adapter(request: Request) -> Response:
-    """vLLM's route, answered by the catalogue: the name is deactivated."""
+    """vLLM's route, answered by the catalogue: the name is deactivated. 404 when it is not active."""
     server: Server = request.app.state.steer
-    actor = await _operator(request)
-    name = (await read_json_object(request)).get("lora_name")
-    if not isinstance(name, str):
-        raise RequestError("`lora_name` is missing.", param="lora_name")
-    await server.catalogue.lifecycle.deactivate(name, actor)
+    name = (await read_body(request, UnloadBody)).lora_name
+    if await server.catalogue.lifecycle.deactivate(name, caller_of(request).actor) is None:
+        raise NotFoundError(f"The adapter {name} is not active.", code="adapter_not_found")
     return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
-
-
-def describe_version(server: Server, version: VersionRecord) -> dict[str, Any]:
-    """A version as this replica sees it."""
-    replica, digest = server.catalogue.replica, version.digest
-    draining = digest in replica.draining and version.state is State.RETIRED
-    described = {
-        "name": version.name,
-        "version": version.version,
-        "kind": version.kind,
-        "state": State.DRAINING if draining else version.state,
-        "digest": digest,
-        "base_model": version.manifest["base_model"],
-        "description": version.manifest.get("description", ""),
-        "licence": version.manifest.get("licence", ""),
-        "size_bytes": version.size_bytes,
-        "signature": version.signature,
-        "pushed_by": version.pushed_by,
-        "created_at": version.created_at.isoformat(),
-        "updated_at": version.updated_at.isoformat(),
-    }
-    if version.manifest.get("head"):
-        described["head"] = version.manifest["head"]
-    if version.reason:
-        described |= {"reason": version.reason, "detail": version.detail}
-    if problem := replica.problems.get(digest):
-        described["problem"] = problem
-    return described
-
-
-async def _push_folder(
-    server: Server,
-    actor: Actor,
-    body: dict[str, Any],
-    key: str,
-    *,
-    activate: bool,
-    name: str | None = None,
-) -> VersionRecord:
-    given, directory = body.get(key), server.catalogue.directory
-    if not isinstance(given, str):
-        raise RequestError(f"`{key}` is missing.", param=key)
-    if directory is None:
-        raise RequestError("This server has no adapters directory; send the package itself.", param=key)
-    path = directory.path / Path(given)
-    async with stage_folder(path, directory.path, server.catalogue.store.staging) as package:
-        if name is not None and name != package.manifest.name:
-            raise RequestError(
-                f"The folder's manifest says {package.manifest.name!r}, not {name!r}.", param="lora_name"
-            )
-        return await server.catalogue.lifecycle.push(package, actor, activate=activate)
 
 
 def _version(server: Server, version: VersionRecord) -> Response:
     return JSONResponse(describe_version(server, version))
 
 
-def _audit_entry(entry: AuditEntry) -> dict[str, Any]:
-    return {**vars(entry), "at": entry.at.isoformat()}
-
-
-async def _operator(request: Request) -> Actor:
-    server: Server = request.app.state.steer
-    return (await server.keys.operator(request)).actor
-
-
 def _flag(request: Request, name: str) -> bool:
     value = request.query_params.get(name, "false").lower()
     if value not in ("true", "false", "1", "0"):
-        raise RequestError(f"`{name}` is true or false.", param=name)
+        raise RequestError(f"`{name}` is true or false.", param=name, code="invalid_query")
     return value in ("true", "1")
+
+
+def _number(request: Request, name: str, *, most: int) -> int | None:
+    text = request.query_params.get(name)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and 1 <= int(text) <= most):
+        raise RequestError(f"`{name}` is a whole number from 1 to {most}.", param=name, code="invalid_query")
+    return int(text)

@@ -12,7 +12,17 @@ from steer_server.api.respond import error_response
 from steer_server.errors import SteerError
 from steer_server.state import Server
 
-OPEN_PATHS = ("/health", "/ready", "/metrics", "/ping", "/version", "/load", "/docs", "/redoc", "/openapi.json")
+OPEN_PATHS = (
+    "/health",
+    "/ready",
+    "/metrics",
+    "/ping",
+    "/version",
+    "/load",
+    "/docs",
+    "/redoc",
+    "/openapi.json",
+)
 """With what is below them. Everything else is guarded, so that a route that vLLM adds is not open by
 accident: `/invocations` generates, and `/tokenize` works for whoever asks."""
 ADMINISTRATION = ("/v1/adapters", "/v1/audit", "/v1/keys", "/v1/load_lora_adapter", "/v1/unload_lora_adapter")

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, AwareDatetime, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from steer_server.api.bodies import Body, read_body
+from steer_server.api.bodies import Body, in_openapi, read_body
 from steer_server.api.key_guard import caller_of
 from steer_server.catalogue import keys
 from steer_server.catalogue.manifest import Name
@@ -54,16 +54,7 @@ class KeyBody(Body):
     limits: LimitsBody = LimitsBody()
 
 
-@router.post(
-    "/v1/keys",
-    status_code=201,
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": KeyBody.model_json_schema(mode="serialization")}},
-        }
-    },
-)
+@router.post("/v1/keys", status_code=201, openapi_extra=in_openapi(KeyBody))
 async def create_key(request: Request) -> Response:
     """A new key. `secret` is in this answer and nowhere else, ever. From the first application key on,
     requests without a key are refused."""
@@ -118,4 +109,4 @@ def describe_key(key: KeyRecord) -> dict[str, Any]:
 
 
 def _time(at: datetime | None) -> str | None:
-    return at and at.isoformat()
+    return None if at is None else at.isoformat()

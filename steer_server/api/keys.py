@@ -5,12 +5,13 @@ Not covered: limits are counted per replica, so a key has its rate and its place
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import urlsplit
@@ -29,6 +30,7 @@ from steer_server.catalogue.tables import now
 from steer_server.errors import AuthenticationError, DatabaseError, DeniedError, RateLimitError
 from steer_server.steering.spec import SteeringSpec
 
+SECONDS_BETWEEN_WRITES = 60.0
 FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 """A request that carries one of these came through a proxy: whoever sent it is not on this machine."""
 
@@ -147,6 +149,13 @@ class KeyGate:
         """Asks the database again about every key. For each new revision: making and revoking keys is one."""
         self._keys.expire()
         self._asks_for_keys.expire()
+
+    async def keep_writing_uses(self) -> None:
+        """Writes them every `SECONDS_BETWEEN_WRITES`, until cancelled."""
+        while True:
+            await asyncio.sleep(SECONDS_BETWEEN_WRITES)
+            with suppress(DatabaseError):  # logged; tried again
+                await self.write_uses()
 
     async def write_uses(self) -> None:
         """Writes when keys were last used. For once in a while: no request waits for it.

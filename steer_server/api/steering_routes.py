@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from steer_server.api.key_guard import caller_of
 from steer_server.api.openai_routes import read_json_object
 from steer_server.api.respond import error_response
 from steer_server.api.source import FIELD, find_source
@@ -33,6 +34,7 @@ async def post_plan(request: Request) -> Response:
         source = find_source(await read_json_object(request), request.headers, server.model_names())
         if source.spec is None:
             raise RequestError(f"Give `{FIELD}`, or a steered model id as `model`.", param=FIELD)
+        server.keys.check_spec(caller_of(request), source.spec, param=source.param)
         plan = build_plan(source.spec, server.catalogue.snapshot, server.policy, param=source.param)
     except SteerError as error:
         return error_response(error)

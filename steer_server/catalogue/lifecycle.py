@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from weakref import WeakValueDictionary
 
 from steer_server.catalogue import acts, aliases, views
 from steer_server.catalogue.admission import Admission
@@ -35,7 +36,8 @@ class Lifecycle:
     def __init__(self, database: Database, admission: Admission, replica: Replica) -> None:
         self.database, self.admission, self.replica = database, admission, replica
         self.store = admission.store
-        self._pushing: dict[str, asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """By digest, while somebody stores or deletes its files."""
 
     async def push(
         self, package: StagedPackage, actor: Actor, *, activate: bool = False, label: str = ""
@@ -51,8 +53,7 @@ class Lifecycle:
             ConflictError: `version_taken`, or it is quarantined, or cannot be activated.
         """
         manifest = package.manifest
-        lock = self._pushing.setdefault(manifest.digest, asyncio.Lock())
-        async with lock:
+        async with self._lock(manifest.digest):
             try:
                 _, signature = await self.admission.checked(package.folder)
             except CatalogueError as error:
@@ -135,15 +136,21 @@ class Lifecycle:
         record = await self.replica.sync()
         await self._let_go_everywhere(record.revision)
         await self.replica.drained(removed.digest)
-        # The same content may have been pushed again meanwhile.
-        if removed.digest not in (await views.read(self.database)).versions:
-            await self.store.remove(removed.digest)
+        async with self._lock(removed.digest):
+            # The same content may have been pushed again meanwhile.
+            if removed.digest not in (await views.read(self.database)).versions:
+                await self.store.remove(removed.digest)
         return removed
 
     async def sweep(self) -> None:
         """Deletes what crashes left in the store."""
         record = await views.read(self.database)
         await self.store.sweep(frozenset(record.versions))
+
+    def _lock(self, digest: str) -> asyncio.Lock:
+        lock = self._locks.get(digest) or asyncio.Lock()
+        self._locks[digest] = lock
+        return lock
 
     async def _probed(self, version: VersionRecord, actor: Actor) -> VersionRecord:
         """The version in a state from which it may be activated, taken there if need be."""
@@ -160,6 +167,8 @@ class Lifecycle:
         try:
             await self.admission.load(version.digest)
         except CatalogueError as error:
+            if error.is_about_storage:
+                raise
             await acts.quarantine(
                 self.database, actor, version.digest, reason=error.reason, detail=error.detail
             )

@@ -15,6 +15,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -90,7 +91,8 @@ class Replica:
             problems: dict[str, str] = {}
             for digest in sorted(d for d in record.aliases.values() if d):
                 try:
-                    loaded.append(served.get(digest) or await self._load(digest))
+                    one = served.get(digest) or await self._load(digest)
+                    loaded.append(replace(one, label=record.versions[digest].version))
                 except SteerError as error:
                     problems[digest] = str(error)
                     logger.error("cannot serve %s: %s", record.versions[digest].title, error)

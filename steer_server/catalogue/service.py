@@ -63,9 +63,9 @@ class CatalogueService:
         if directory is not None:
             await directory.read()
         await lifecycle.sweep()
-        service._go_on(replica.follow())
+        service.go_on(replica.follow())
         if directory is not None and settings.watch:
-            service._go_on(directory.watch())
+            service.go_on(directory.watch())
         return service
 
     @property
@@ -86,7 +86,8 @@ class CatalogueService:
         await self.store.close()
         await self.database.close()
 
-    def _go_on(self, work: Coroutine[Any, Any, None]) -> None:
+    def go_on(self, work: Coroutine[Any, Any, None]) -> None:
+        """Does this beside serving, until `close`."""
         self._tasks.append(asyncio.create_task(work))
 
 

@@ -22,6 +22,8 @@ class _Loaded:
     folder: Path
     digest: str = field(init=False)
     """Content digest; computed once because every plan reads it."""
+    label: str = field(default="", kw_only=True)
+    """What the catalogue calls this version; empty: as its manifest does."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "digest", self.manifest.digest)
@@ -32,7 +34,7 @@ class _Loaded:
 
     @property
     def version(self) -> str:
-        return self.manifest.version
+        return self.label or self.manifest.version
 
     @property
     def title(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 import subprocess
@@ -27,7 +28,7 @@ def provenance() -> dict[str, Any]:
     return {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(["steer-server", *_shown(sys.argv[1:])]),
-        "commit": _commit(),
+        "commit": commit(),
         "hardware": {
             "processor": _processor(),
             "cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
@@ -74,7 +75,10 @@ def _processor() -> str:
     return next((ln.split(":", 1)[1].strip() for ln in lines if ln.startswith("model name")), "unknown")
 
 
-def _commit() -> str:
+@functools.cache
+def commit() -> str:
+    """What `git describe` said when it was first asked: long runs ask at their beginning, as the code that
+    they run may be changed meanwhile."""
     found = subprocess.run(
         ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
         capture_output=True,

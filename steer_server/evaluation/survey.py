@@ -5,6 +5,8 @@ between the model's distribution and its people's. Scores of a setting: mean ove
 then over cultures, and the worst country beside it.
 
 uniform  every option equally often                     no model
+table    mean of the country's trained questions with   no model
+         the same options
 pooled   mean of the other countries' people            no model, but other people's answers
 base     the model, not steered
 prompt   the model, told to be a person of the country
@@ -72,6 +74,8 @@ class SurveyRun:
     """Country -> its questions; also countries that no culture lists."""
     asked: list[Key]
     """Questions of the countries in `own`."""
+    trained: dict[str, list[SurveyQuestion]]
+    """By country, the questions that training sees."""
     answers: dict[Readout, Answers]
     num_left_out: int
     """Questions with fewer than two options or more than there are letters."""
@@ -155,7 +159,8 @@ def plan_run(options: SurveyOptions, offered: Sequence[Culture]) -> SurveyRun:
         asked = [asked[i * len(asked) // options.limit] for i in range(options.limit)]
     if not asked:
         raise EvaluationError(f"{options.data.name} has no question to ask; try --questions all")
-    return SurveyRun(cultures, own, people, asked, {r: {} for r in options.readouts}, len(left_out))
+    trained = {country: _trained(options, rows) for country, rows in survey.items()}
+    return SurveyRun(cultures, own, people, asked, trained, {r: {} for r in options.readouts}, len(left_out))
 
 
 def own_cultures(
@@ -181,6 +186,12 @@ def _chosen(options: SurveyOptions, rows: Iterable[SurveyQuestion]) -> list[Surv
     if options.questions == "all":
         return list(rows)
     return split_questions(list(rows), options.held_out_share, options.seed)[1]
+
+
+def _trained(options: SurveyOptions, rows: Iterable[SurveyQuestion]) -> list[SurveyQuestion]:
+    if options.questions == "all":
+        return list(rows)
+    return split_questions(list(rows), options.held_out_share, options.seed)[0]
 
 
 async def _ask(
@@ -212,7 +223,7 @@ def score(options: SurveyOptions, run: SurveyRun) -> dict[str, Any]:
     """
     readouts: dict[str, Any] = {}
     for readout, answers in run.answers.items():
-        scores = SurveyScores(run.own, list(run.cultures), run.people, run.asked, answers)
+        scores = SurveyScores(run.own, list(run.cultures), run.people, run.asked, answers, run.trained)
         readouts[readout] = {
             **scores.results(options.seed),
             "blends": score_blends(run.pairs, answers, run.people, run.own, run.asked),
@@ -236,7 +247,7 @@ def score(options: SurveyOptions, run: SurveyRun) -> dict[str, Any]:
 def headline(results: Mapping[str, Any]) -> dict[str, Any]:
     """The few numbers to quote, each beside what it is compared with."""
     rows, blends = results["rows"], results["blends"]
-    names = ("uniform", "pooled", "base", "prompt", "own")
+    names = ("uniform", "table", "pooled", "base", "prompt", "own")
     return {
         **{f"{name}_bits": rows[name]["jsd_bits"] for name in names if name in rows},
         "own_worst_bits": rows["own"]["worst_bits"],

@@ -10,6 +10,7 @@ from steer_server.evaluation.html import COLOURS, INK, Section, Table, add_legen
 
 ROWS = {
     "uniform": "uniform (no model)",
+    "table": "same options (no model)",
     "pooled": "pooled (no model)",
     "base": "base",
     "prompt": "prompt",
@@ -134,7 +135,7 @@ def sections(results: Mapping[str, Any]) -> list[Section]:
 
 
 def _bars(found: Mapping[str, Any]) -> Any:
-    settings = [s for s in ("uniform", "pooled", "base", "prompt", "own") if s in found["rows"]]
+    settings = [s for s in ("uniform", "table", "pooled", "base", "prompt", "own") if s in found["rows"]]
     countries = list(found["countries"])
     figure = new_figure(max(6.0, 0.9 * len(countries)), 3.6)
     (axes,) = figure.axes

@@ -2,6 +2,9 @@
 
 A question counts for a country only if it was answered under every setting, so that rows can be compared;
 the pooled row leaves out questions that no other country was asked.
+
+The table needs no model either: it answers a question with the mean of the country's own answers to other
+questions with the same options, those that training sees, and uniformly where there are none.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ from steer_server.training.survey_data import SurveyQuestion
 
 NUM_RESAMPLES = 1000
 POOLED = "pooled"
-FIXED_ROWS = ("uniform", POOLED, "base", "prompt", "own")
+TABLE = "table"
+FIXED_ROWS = ("uniform", TABLE, POOLED, "base", "prompt", "own")
 
 
 class SurveyScores:
@@ -39,7 +43,13 @@ class SurveyScores:
         people: Mapping[str, Mapping[Key, SurveyQuestion]],
         asked: Sequence[Key],
         answers: Answers,
+        trained: Mapping[str, Sequence[SurveyQuestion]] | None = None,
     ) -> None:
+        """
+        Args:
+            trained: by country, the questions that the table may know; without them there is no such row.
+        """
+        self.trained = trained or {}
         self.own, self.cultures, self.people, self.answers = own, cultures, people, answers
         self.asked = asked
 
@@ -48,10 +58,22 @@ class SurveyScores:
         others = [rows[key].distribution for c, rows in self.people.items() if c != country and key in rows]
         return mean_shares(others) if others else None
 
+    def table(self, country: str, key: Key) -> Shares:
+        """Mean of the country's trained questions with the same options; uniform when there are none."""
+        text, options = key
+        alike = [
+            row.distribution
+            for row in self.trained.get(country, ())
+            if row.options == options and row.question != text
+        ]
+        return mean_shares(alike) if alike else np.full(len(options), 1 / len(options))
+
     def model_shares(self, setting: str, country: str, key: Key) -> Shares | None:
         """Distributions that are compared with people's, one per row; None where there is no answer."""
         if setting == "uniform":
             return np.full((1, len(key[1])), 1 / len(key[1]))
+        if setting == TABLE:
+            return self.table(country, key)[None]
         if setting == POOLED:
             pooled = self.pooled(country, key)
             return None if pooled is None else pooled[None]
@@ -76,6 +98,8 @@ class SurveyScores:
     def keys_of(self, setting: str, country: str) -> list[Key]:
         """The questions that count for one setting."""
         keys = self.questions[country]
+        if setting == TABLE and not self.trained.get(country):
+            return []
         return [k for k in keys if self.pooled(country, k) is not None] if setting == POOLED else keys
 
     def divergences(self, setting: str, country: str, keys: Sequence[Key]) -> Shares:

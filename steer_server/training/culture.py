@@ -27,10 +27,10 @@ from steer_server.catalogue.base_model import BaseModel
 from steer_server.catalogue.manifest import MANIFEST, CultureInfo, write_adapter_folder
 from steer_server.errors import TrainingError
 from steer_server.evaluation.distributions import jensen_shannon_bits
+from steer_server.evaluation.report import commit
 from steer_server.settings import Settings
 from steer_server.training.answers import (
     AnswerEncoder,
-    Example,
     answer_log_probs,
     kl_to_base,
     position_logits,
@@ -38,6 +38,7 @@ from steer_server.training.answers import (
 )
 from steer_server.training.culture_card import culture_card
 from steer_server.training.culture_recipe import ALL, SELF, START, CultureRecipe, RecipeFile
+from steer_server.training.example import Example
 from steer_server.training.loop import LoopConfig, fingerprint, train
 from steer_server.training.self_pluralising import fill_in, read_questions
 from steer_server.training.survey_data import (
@@ -202,6 +203,7 @@ def train_cultures(
 
     Raises: TrainingError for a culture in `only` that the recipe does not have, and for bad data.
     """
+    commit()
     if recipe_file:
         file = RecipeFile.read(recipe_file)
     else:

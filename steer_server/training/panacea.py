@@ -11,6 +11,7 @@ from steer_server.builtin_model import ensure_builtin
 from steer_server.catalogue.base_model import BaseModel
 from steer_server.catalogue.manifest import MANIFEST, CultureInfo, ValueAxis, write_adapter_folder
 from steer_server.errors import TrainingError
+from steer_server.evaluation.report import commit
 from steer_server.settings import Settings
 from steer_server.training.panacea_card import panacea_card
 from steer_server.training.panacea_recipe import Aggregation, PanaceaRecipe
@@ -35,6 +36,7 @@ def train_panacea(
 
     Raises: TrainingError for a bad recipe, bad data, or `as_lora` with several axes.
     """
+    commit()
     recipe = PanaceaRecipe.read(recipe_file).narrowed(axes, aggregation)
     if as_lora and len(recipe.axes) != 1:
         raise TrainingError(f"as a lora, one axis is trained, not {[axis.axis for axis in recipe.axes]}")

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from steer_server.training.answers import AnswerEncoder, Batch, Example
+from steer_server.training.answers import AnswerEncoder, Batch
+from steer_server.training.example import Example
 from steer_server.training.preference_data import PreferencePair
 
 

@@ -24,7 +24,8 @@ import torch
 
 from steer_server.errors import TrainingError
 from steer_server.progress import Progress
-from steer_server.training.answers import AnswerEncoder, Example, answer_log_probs, position_logits
+from steer_server.training.answers import AnswerEncoder, answer_log_probs, position_logits
+from steer_server.training.example import Example
 from steer_server.training.survey_data import LETTERS, SurveyQuestion, letter_example
 
 UNAWARE = "You are a real person with values of your own. Answer the question as yourself."

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from steer_server.errors import TrainingError
-from steer_server.training.answers import Example
+from steer_server.training.example import Example
 from steer_server.training.ordinary import ORDINARY
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

@@ -220,6 +220,43 @@ async def test_a_replica_that_cannot_run_a_version_serves_the_former_one_and_say
     assert two.served == ["alpha@2.0.0"] and not two.replica.problems
 
 
+async def test_a_store_that_fails_quarantines_nothing(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await workshop.server()
+    version = await workshop.push(server, "alpha", activate=False)
+    await server.lifecycle.quarantine("alpha", "1.0.0", OPERATOR)
+
+    async def unavailable(digest: str) -> Path:
+        raise CatalogueError(digest, "store_unavailable", "the bucket does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server.lifecycle.store, "folder", unavailable)
+        with pytest.raises(CatalogueError, match="store_unavailable"):
+            await server.lifecycle.release("alpha", "1.0.0", OPERATOR)
+    versions = (await views.read(server.lifecycle.database)).versions
+    assert versions[version.digest].state is State.VALIDATED
+    assert (await server.lifecycle.activate("alpha", "1.0.0", OPERATOR)).state is State.ACTIVE
+
+
+async def test_pushing_what_is_just_being_removed_keeps_its_files(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await workshop.server()
+    version = await workshop.push(server, "alpha", activate=False)
+    remove, pushes = server.lifecycle.store.remove, []
+
+    async def slow(digest: str) -> None:
+        pushes.append(asyncio.create_task(workshop.push(server, "alpha")))
+        await asyncio.sleep(0.3)
+        await remove(digest)
+
+    monkeypatch.setattr(server.lifecycle.store, "remove", slow)
+    await server.lifecycle.remove("alpha", "1.0.0", OPERATOR)
+    assert (await pushes[0]).state is State.ACTIVE
+    assert await server.lifecycle.store.has(version.digest) and server.served == ["alpha@1.0.0"]
+
+
 async def _until(is_so: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not is_so():

@@ -20,7 +20,8 @@ from steer_server.evaluation.answers import Reader, Setting, lettered, option_or
 from steer_server.evaluation.client import ServerClient
 from steer_server.evaluation.distributions import entropy_bits, jensen_shannon_bits
 from steer_server.evaluation.survey import SurveyOptions, own_cultures, run_survey
-from steer_server.training.survey_data import read_survey, split_questions
+from steer_server.evaluation.survey_scores import SurveyScores
+from steer_server.training.survey_data import SurveyQuestion, read_survey, split_questions
 from tests.support.servers import Running
 from tests.support.survey_server import MASS, SurveyServer, write_rows
 
@@ -277,3 +278,15 @@ async def test_an_engine_without_log_probabilities_is_an_error_that_says_what_fa
     options = SurveyOptions(url=fake.url, data=data, questions="all")
     with pytest.raises(EvaluationError, match="requests failed, first"):
         await run_survey(options)
+
+
+def test_the_table_knows_trained_questions_with_the_same_options_and_is_uniform_without() -> None:
+    def row(text: str, *shares: float, options: tuple[str, ...] = ("yes", "no")) -> SurveyQuestion:
+        return SurveyQuestion(text, text, options, shares)
+
+    trained = [row("a", 0.8, 0.2), row("b", 0.4, 0.6), row("c", 0.1, 0.2, 0.7, options=("x", "y", "z"))]
+    scores = SurveyScores({}, [], {}, [], {}, {"ESP": trained})
+    assert scores.table("ESP", ("new", ("yes", "no"))) == pytest.approx([0.6, 0.4])
+    assert scores.table("ESP", ("a", ("yes", "no"))) == pytest.approx([0.4, 0.6])
+    assert scores.table("ESP", ("new", ("u", "v"))) == pytest.approx([0.5, 0.5])
+    assert scores.table("FRA", ("new", ("yes", "no"))) == pytest.approx([0.5, 0.5])

@@ -27,6 +27,7 @@ from steer_server.catalogue.base_model import BaseModel
 from steer_server.engine.fake import FakeEngine
 from steer_server.metrics import Metrics
 from steer_server.settings import Settings
+from steer_server.state import Server
 from tests.support.adapters import random_adapter
 
 ROOT = Path(__file__).parents[2]
@@ -45,14 +46,22 @@ class Running:
     model: str
     cultures: list[str] = field(default_factory=list)
     fake: FakeEngine | None = None
+    steer: Server | None = None
+    """The app's own state, where it runs in this process."""
+    key: str = "none"
+    """What requests present unless a test says otherwise."""
 
     def client(self, **options: Any) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(
-            base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=300, **options
+            base_url=f"{self.url}/v1",
+            **{"api_key": self.key, "max_retries": 0, "timeout": 300, **options},
         )
 
-    def http(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self.url, timeout=300)
+    def http(self, key: str | None = None) -> httpx.AsyncClient:
+        """Args: key: instead of the usual one; empty for none."""
+        key = self.key if key is None else key
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        return httpx.AsyncClient(base_url=self.url, timeout=300, headers=headers)
 
     async def read_cultures(self) -> None:
         async with self.http() as http:
@@ -83,6 +92,15 @@ async def fake_server(folder: Path, model_dir: Path, **engine_options: Any) -> A
         random_adapter(adapters, name, base)
     files = write_extras(adapters, base)
     settings = settings.model_copy(update={"adapters": adapters, "data": folder / "data", **files})
+    async with app_server(settings, **engine_options) as running:
+        yield running
+
+
+@asynccontextmanager
+async def app_server(
+    settings: Settings, *, key: str = "none", **engine_options: Any
+) -> AsyncIterator[Running]:
+    """The same with settings of one's own, which name the data folder."""
     engine = FakeEngine(num_slots=NUM_SLOTS, **engine_options)
     app = FastAPI()
     attach(app)
@@ -91,7 +109,8 @@ async def fake_server(folder: Path, model_dir: Path, **engine_options: Any) -> A
     listener.bind(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    running = Running(f"http://127.0.0.1:{listener.getsockname()[1]}", "fake", fake=engine)
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    running = Running(url, "fake", fake=engine, steer=steer, key=key)
     while not server.started:
         await asyncio.sleep(0.01)
     await running.read_cultures()

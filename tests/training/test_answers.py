@@ -8,12 +8,12 @@ import torch
 
 from steer_server.training.answers import (
     AnswerEncoder,
-    Example,
     answer_log_probs,
     kl_to_base,
     position_logits,
     survey_loss,
 )
+from steer_server.training.example import Example
 from tests.support.adapters import TINY
 from tests.support.tiny_model import tiny_model_with_weights
 

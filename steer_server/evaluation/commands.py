@@ -34,6 +34,7 @@ READOUTS: dict[Readouts, tuple[Readout, ...]] = {
 Url = Annotated[str, typer.Option(help="Such as http://127.0.0.1:8000")]
 REPORTS = "Directory for report.json and report.html."
 ApiKey = Annotated[str, typer.Option(envvar="STEER_API_KEY")]
+OperatorKey = Annotated[str, typer.Option(envvar="STEER_ADMIN_KEY", help="Operator key, if any is needed.")]
 Concurrency = Annotated[int, typer.Option(min=1, help="Requests under way at once.")]
 OnlyCultures = Annotated[list[str] | None, typer.Option(help="Only these; repeatable.")]
 
@@ -49,6 +50,40 @@ def throughput(
     from steer_server.evaluation.throughput import run_throughput
 
     run_throughput(Settings.read(adapters=adapters.resolve()), batch or [8, 32], repeats, out)
+
+
+@bench_commands.command("churn")
+def churn(
+    package: Annotated[Path, typer.Option(help="Of a culture; copies of it are churned.", exists=True)],
+    url: Url = "http://127.0.0.1:8000",
+    key: OperatorKey = "",
+    streams: Annotated[int, typer.Option(min=1, help="Streaming requests under way at once.")] = 32,
+    acts: Annotated[int, typer.Option(min=0, help="Acts of the operator.")] = 200,
+    names: Annotated[int, typer.Option(min=2, help="Churned adapters, of two versions each.")] = 3,
+    quiet_seconds: Annotated[float, typer.Option(min=0, help="The same streams without acts.")] = 60.0,
+    out: Annotated[Path, typer.Option(help=REPORTS)] = Path("out/churn"),
+    seed: Annotated[int, typer.Option(help="Of requests and acts.")] = 20261121,
+) -> None:
+    """Streams of a running server while adapters are pushed, switched, quarantined and removed."""
+    from steer_server.evaluation.churn import ChurnOptions, evaluate_churn
+
+    options = ChurnOptions(url, package, key, streams, acts, names, quiet_seconds, seed=seed)
+    evaluate_churn(options, out)
+
+
+@bench_commands.command("reload")
+def reload(
+    package: Annotated[Path, typer.Option(help="Of a culture; copies of it are loaded.", exists=True)],
+    url: Url = "http://127.0.0.1:8000",
+    key: OperatorKey = "",
+    cycles: Annotated[int, typer.Option(min=1, help="Times an adapter is loaded and unloaded.")] = 1000,
+    slots: Annotated[int, typer.Option(min=0, help="Of the bank; 0: as the server says.")] = 0,
+    out: Annotated[Path, typer.Option(help=REPORTS)] = Path("out/reload"),
+) -> None:
+    """Load and unload adapters of a running server many times: are slots and memory back where they were?"""
+    from steer_server.evaluation.reload import ReloadOptions, evaluate_reload
+
+    evaluate_reload(ReloadOptions(url, package, key, cycles, slots), out)
 
 
 @eval_commands.command("survey")

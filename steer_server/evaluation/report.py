@@ -40,15 +40,15 @@ def provenance() -> dict[str, Any]:
 
 
 def _shown(arguments: list[str]) -> list[str]:
-    """The same command line for others to read: the value of `--api-key` is masked, and of files that are
+    """The same command line for others to read: the values of `--api-key` and `--key` are masked, and of files that are
     not below the working directory only the name is left."""
     shown = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
         name, equals, value = argument.partition("=")
-        if before == "--api-key":
+        if before in ("--api-key", "--key"):
             shown.append("***")
-        elif name == "--api-key" and equals:
-            shown.append("--api-key=***")
+        elif name in ("--api-key", "--key") and equals:
+            shown.append(f"{name}=***")
         elif equals and name.startswith("--"):
             shown.append(f"{name}={_short_path(value)}")
         else:

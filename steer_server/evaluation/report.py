@@ -40,8 +40,8 @@ def provenance() -> dict[str, Any]:
 
 
 def _shown(arguments: list[str]) -> list[str]:
-    """The same command line for others to read: the values of `--api-key` and `--key` are masked, and of files that are
-    not below the working directory only the name is left."""
+    """The same command line for others to read: the values of `--api-key` and `--key` are masked, and of
+    files that are not below the working directory only the name is left."""
     shown = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
         name, equals, value = argument.partition("=")

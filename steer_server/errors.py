@@ -8,11 +8,11 @@ SteerError
 │   ├── AuthenticationError 401  invalid_api_key
 │   ├── NotFoundError       404  model_not_found | adapter_not_found | key_not_found
 │   └── ConflictError       409  adapter_incompatible | version_taken | ...   permanent: x-should-retry: false
+│       └── AbortedError    409  adapter_quarantined       a running request that the server ended
 ├── CapacityError           503  no_bank_slot              retryable, carries Retry-After
 │   ├── NotReadyError       503  not_ready
 │   ├── DatabaseError       503  database_unavailable      what is served goes on; acts wait
 │   └── RateLimitError      429  rate_limit_exceeded | concurrency_limit_exceeded
-├── AbortedError            409  adapter_quarantined       a running request that the server ended
 ├── EngineError             502  engine_error              translated from vLLM in engine/
 ├── EngineRefusal            -   vLLM's own status and body, passed on
 ├── CatalogueError          400  adapter_refused, with a `reason`   the old one stays; 503 for our own disk
@@ -158,17 +158,11 @@ class RateLimitError(CapacityError):
     code = "rate_limit_exceeded"
 
 
-class AbortedError(SteerError):
+class AbortedError(ConflictError):
     """The server ended a running request: an operator quarantined an adapter that it used. The same request
     is refused from now on, so retrying it is no use."""
 
-    status = 409
-    type = "ConflictError"
     code = "adapter_quarantined"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"x-should-retry": "false"}
 
 
 class EngineError(SteerError):

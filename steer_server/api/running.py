@@ -40,9 +40,6 @@ class RunningRequests:
             if not self._by_digest[digest]:
                 del self._by_digest[digest]
 
-    def count(self, digest: str) -> int:
-        return len(self._by_digest.get(digest, ()))
-
     def on_sync(self, record: CatalogueRecord) -> None:
         """Ends the requests of versions whose quarantine says so; for `Replica.on_sync`."""
         self._barred = {

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from steer_server.catalogue import views
 from steer_server.catalogue.lifecycle import Lifecycle
+from steer_server.catalogue.loader import RefusedAdapter
 from steer_server.catalogue.manifest import MANIFEST, Manifest, read_manifest
 from steer_server.catalogue.package import stage_folder
 from steer_server.catalogue.records import Actor, CatalogueRecord
@@ -30,15 +30,6 @@ QUIET_MILLISECONDS = 1000
 logger = logging.getLogger("steer_server.catalogue")
 
 
-@dataclass(frozen=True)
-class RefusedFolder:
-    """A folder that is not served, and why."""
-
-    folder_name: str
-    reason: str
-    detail: str
-
-
 class AdapterDirectory:
     """Raises: ConfigError when the directory does not exist."""
 
@@ -46,7 +37,7 @@ class AdapterDirectory:
         if not path.is_dir():
             raise ConfigError(f"--adapters {path}: no such directory")
         self.path, self.lifecycle = path.resolve(), lifecycle
-        self.refused: tuple[RefusedFolder, ...] = ()
+        self.refused: tuple[RefusedAdapter, ...] = ()
         """As of the last reading."""
         self._lock = asyncio.Lock()
 
@@ -66,7 +57,7 @@ class AdapterDirectory:
                     reason = error.reason if isinstance(error, CatalogueError) else error.code
                     detail = error.detail if isinstance(error, CatalogueError) else str(error)
                     logger.error("refused %s: %s: %s", folder.name, reason, detail)
-                    refused.append(RefusedFolder(folder.name, reason, detail))
+                    refused.append(RefusedAdapter(folder.name, reason, detail))
             self.refused = tuple(refused)
             for name in _brought(record) - present:
                 logger.info("%s is not in %s any more", name, self.path.name)

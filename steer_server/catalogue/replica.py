@@ -91,8 +91,10 @@ class Replica:
             problems: dict[str, str] = {}
             for digest in sorted(d for d in record.aliases.values() if d):
                 try:
-                    one = served.get(digest) or await self._load(digest)
-                    loaded.append(replace(one, label=record.versions[digest].version))
+                    if digest not in served:
+                        one = await self._load(digest)
+                        served[digest] = replace(one, label=record.versions[digest].version)
+                    loaded.append(served[digest])
                 except SteerError as error:
                     problems[digest] = str(error)
                     logger.error("cannot serve %s: %s", record.versions[digest].title, error)

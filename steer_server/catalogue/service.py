@@ -13,8 +13,9 @@ from typing import Any
 from steer_server.catalogue.admission import Admission, Probe
 from steer_server.catalogue.base_model import BaseModel
 from steer_server.catalogue.database import Database
-from steer_server.catalogue.directory import AdapterDirectory, RefusedFolder
+from steer_server.catalogue.directory import AdapterDirectory
 from steer_server.catalogue.lifecycle import Lifecycle
+from steer_server.catalogue.loader import RefusedAdapter
 from steer_server.catalogue.replica import Evict, Replica
 from steer_server.catalogue.signatures import SignaturePolicy, read_public_keys
 from steer_server.catalogue.snapshot import Catalogue
@@ -74,7 +75,7 @@ class CatalogueService:
         return self.replica.catalogue
 
     @property
-    def refused(self) -> tuple[RefusedFolder, ...]:
+    def refused(self) -> tuple[RefusedAdapter, ...]:
         return self.directory.refused if self.directory else ()
 
     async def close(self) -> None:
@@ -94,12 +95,6 @@ class CatalogueService:
 def data_folder(settings: Settings, base: BaseModel) -> Path:
     """The folder for this base model: adapters of another one are none of its business."""
     return settings.data / re.sub(r"[^A-Za-z0-9._-]", "_", min(base.names, key=len))
-
-
-def stored_versions(settings: Settings, base: BaseModel) -> Path:
-    """Where a directory store keeps versions, a folder each; before the store is opened it may be missing."""
-    root = Path(settings.store) if settings.store and "://" not in settings.store else None
-    return (root or data_folder(settings, base) / STORE_FOLDER) / "versions"
 
 
 def _key_files(path: Path | None) -> list[Path]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from steer_server.catalogue.manifest import DataSource, Name
 from steer_server.errors import TrainingError
 from steer_server.training.reward_recipe import SourceRecipe
+from steer_server.training.strict_file import Strict, StrictFile
 
 Aggregation = Literal["linear", "tchebycheff"]
 Count = Annotated[int, Field(ge=1)]
@@ -19,11 +18,7 @@ Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class AxisRecipe(_Strict):
+class AxisRecipe(Strict):
     """One value axis."""
 
     axis: Name
@@ -38,7 +33,7 @@ class AxisRecipe(_Strict):
     known_failures: str = ""
 
 
-class Training(_Strict):
+class Training(Strict):
     """What decides the result of every adapter, besides data and axes."""
 
     aggregation: Aggregation = "linear"
@@ -68,7 +63,7 @@ class Training(_Strict):
     seed: int = 20261121
 
 
-class PanaceaRecipe(_Strict):
+class PanaceaRecipe(StrictFile):
     """The whole file."""
 
     name: Name
@@ -90,17 +85,6 @@ class PanaceaRecipe(_Strict):
             if unknown := set(used) - set(self.sources):
                 raise ValueError(f"axis {axis.axis}: no source {sorted(unknown)}")
         return self
-
-    @classmethod
-    def read(cls, path: Path) -> PanaceaRecipe:
-        """Raises: TrainingError naming every key that is wrong."""
-        try:
-            return cls.model_validate(yaml.safe_load(path.read_text()))
-        except ValidationError as error:
-            details = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-            raise TrainingError(f"{path.name}: {details}") from error
-        except (OSError, yaml.YAMLError) as error:
-            raise TrainingError(f"cannot read {path}: {error}") from error
 
     def axis(self, name: str) -> AxisRecipe:
         """Raises: TrainingError for a name that is not in the file."""

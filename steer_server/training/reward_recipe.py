@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from steer_server.errors import TrainingError
+from steer_server.training.strict_file import Strict, StrictFile
 
 Share = Annotated[float, Field(gt=0, lt=0.9)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SourceRecipe(_Strict):
+class SourceRecipe(Strict):
     """One data file."""
 
     file: str
@@ -28,7 +22,7 @@ class SourceRecipe(_Strict):
     licence: str
 
 
-class HeadRecipe(_Strict):
+class HeadRecipe(Strict):
     head: str
     """What requests call it; the folder is `head-<head>` (`judge-<head>` from the judges' split)."""
     sources: tuple[str, ...]
@@ -37,13 +31,13 @@ class HeadRecipe(_Strict):
     label_meaning: str
     """What the calibrated score is the probability of."""
     culture: str | None = None
-    groups: dict[str, str] = {}
+    groups: dict[str, str] = Field(default_factory=dict)
     """The head's own groups (as the data calls them) to ISO 3166 alpha-3; empty: every group."""
     licence: str = "see the data's licences"
     known_failures: str = ""
 
 
-class Defaults(_Strict):
+class Defaults(Strict):
     """What decides the result of every head, besides the data."""
 
     seed: int = 20261121
@@ -61,7 +55,7 @@ class Defaults(_Strict):
     rounds: Annotated[int, Field(ge=1)] = 20
 
 
-class RewardRecipe(_Strict):
+class RewardRecipe(StrictFile):
     """The whole file."""
 
     defaults: Defaults = Defaults()
@@ -81,14 +75,3 @@ class RewardRecipe(_Strict):
                 if (other := owners.setdefault((head.sources, group), head.head)) != head.head:
                     raise ValueError(f"group {group} is in {other} and in {head.head}")
         return self
-
-    @classmethod
-    def read(cls, path: Path) -> RewardRecipe:
-        """Raises: TrainingError naming every key that is wrong."""
-        try:
-            return cls.model_validate(yaml.safe_load(path.read_text()))
-        except ValidationError as error:
-            details = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-            raise TrainingError(f"{path.name}: {details}") from error
-        except (OSError, yaml.YAMLError) as error:
-            raise TrainingError(f"cannot read {path}: {error}") from error

@@ -37,6 +37,9 @@ class Training(Strict):
     """What decides the result of every adapter, besides data and axes."""
 
     aggregation: Aggregation = "linear"
+    hold: Share = 0.0
+    """How strongly an axis is held at the base model by what its weight lacks to 1, `h` in
+    `Σ_i λ_i L_i + h (1 - λ_i) H_i`; 0 is Panacea's own aggregate. With linear aggregation only."""
     num_shared_ranks: Count = 4
     initial_scale: Positive = 2.0
     """Where σ and s start: what alpha/rank is to a plain LoRA."""
@@ -45,8 +48,8 @@ class Training(Strict):
     batch_size: Count = 4
     """Pairs per minibatch; a minibatch is of one axis and one source."""
     axes_per_step: Annotated[int, Field(ge=0)] = 2
-    """Minibatches per step, their axes drawn in proportion to λ. 0: one of every axis whose λ_i is not 0, as
-    Tchebycheff needs and does whatever is written here."""
+    """Minibatches per step, their axes drawn in proportion to what they count (λ if nothing is held). 0: one
+    of every axis that counts, as Tchebycheff needs and does whatever is written here."""
     sft_weight: Annotated[float, Field(ge=0)] = 0.1
     """Weight of the chosen answers' mean negative log-likelihood per token."""
     vertex_share: Share = 0.25
@@ -61,6 +64,12 @@ class Training(Strict):
     scored_pairs: Count = 80
     """Most held-out pairs per axis that the card's scores are over."""
     seed: int = 20261121
+
+    @model_validator(mode="after")
+    def _holds_only_with_linear(self) -> Training:
+        if self.hold > 0 and self.aggregation != "linear":
+            raise ValueError(f"hold goes with linear aggregation, not {self.aggregation}")
+        return self
 
 
 class PanaceaRecipe(StrictFile):
@@ -112,6 +121,7 @@ class PanaceaRecipe(StrictFile):
         training = self.training.model_copy(
             update={
                 "aggregation": aggregation or self.training.aggregation,
+                "hold": 0.0 if aggregation == "tchebycheff" else self.training.hold,
                 "num_steps": max(1, self.training.num_steps * len(kept) // len(self.axes)),
             }
         )

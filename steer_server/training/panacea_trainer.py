@@ -2,8 +2,9 @@
 
 Every step draws a preference vector λ, writes it into the adapter's diagonal, and goes down the aggregate of
 the axes' DPO losses: `Σ_i λ_i L_i` (linear) or `max_i λ_i (L_i - z_i)` (Tchebycheff), as in Panacea
-(arXiv 2402.02030). `svd_lora.py` has the layer, `preference_loss.py` the losses, `preference_data.py` the
-pairs.
+(arXiv 2402.02030), with linear also `Σ_i λ_i L_i + h (1 - λ_i) H_i`, which keeps what weight 0 promises: H_i
+is least at the base model. `svd_lora.py` has the layer, `preference_loss.py` the losses,
+`preference_data.py` the pairs.
 
 The Tchebycheff aggregate is of minibatch losses, whose maximum lies above the maximum of the true losses.
 """
@@ -29,7 +30,9 @@ from steer_server.training.preference_loss import (
     dpo_loss,
     draw_axes,
     hardest_axis,
+    held_certainty,
     margins,
+    pulls,
     sample_preference,
     sft_loss,
 )
@@ -88,10 +91,11 @@ class PanaceaTrainer:
         preference = sample_preference(
             num_axes, settings.concentration, settings.vertex_share, f"{key}:preference"
         )
+        counted = pulls(preference, settings.hold)
         if self._draws_axes:
-            axes = draw_axes(preference, settings.axes_per_step, f"{key}:axes")
+            axes = draw_axes(counted, settings.axes_per_step, f"{key}:axes")
         else:
-            axes = [i for i, weight in enumerate(preference) if weight > 0]
+            axes = [i for i, pull in enumerate(counted) if pull > 0]
         return preference, [(axis, self.samplers[axis].draw(f"{key}:{n}")) for n, axis in enumerate(axes)]
 
     @property
@@ -134,21 +138,28 @@ class PanaceaTrainer:
             hardest = hardest_axis(losses, [preference[axis] for axis, _ in minibatches], ideals)
             axis, pairs = minibatches[hardest]
             return preference[axis] * (self.axis_loss(axis, pairs) - ideals[hardest])
-        found = torch.stack([self.axis_loss(axis, pairs) for axis, pairs in minibatches])
+        found = torch.stack([self.axis_loss(axis, pairs, preference[axis]) for axis, pairs in minibatches])
         if self._draws_axes:
             return found.mean()
-        weights = torch.tensor([preference[axis] for axis, _ in minibatches], device=found.device)
+        counted = pulls(preference, self.recipe.training.hold)
+        weights = torch.tensor([counted[axis] for axis, _ in minibatches], device=found.device)
         return (weights * found).sum()
 
-    def axis_loss(self, axis: int, pairs: Sequence[PreferencePair]) -> torch.Tensor:
-        """L_i of a minibatch under the λ that is set: DPO, plus the chosen answers' likelihood if asked."""
+    def axis_loss(self, axis: int, pairs: Sequence[PreferencePair], weight: float = 1.0) -> torch.Tensor:
+        """A minibatch's loss under the λ that is set: DPO, plus the chosen answers' likelihood if asked.
+
+        *Semantics*: `(λ_i L_i + h (1 - λ_i) H_i) / v_i`, so L_i at weight 1.
+        """
+        hold = self.recipe.training.hold
+        (pull,) = pulls([weight], hold)
         batch = self.encoder.pairs(pairs).to(self.device)
         log_probs = torch.stack(answer_log_probs(position_logits(self.model, batch), batch))
         reference = torch.tensor([self.reference[pair] for pair in pairs], device=self.device)
         certainty = torch.tensor([pair.certainty for pair in pairs], device=self.device)
+        certainty = held_certainty(certainty, weight, hold)
         loss = dpo_loss(margins(log_probs, reference), certainty, self.recipe.axes[axis].beta)
-        if (weight := self.recipe.training.sft_weight) > 0:
-            loss = loss + weight * sft_loss(log_probs, batch)
+        if (sft_weight := self.recipe.training.sft_weight * weight / pull) > 0:
+            loss = loss + sft_weight * sft_loss(log_probs, batch)
         return loss
 
     def _read_reference(self) -> None:

@@ -69,6 +69,23 @@ def sft_loss(log_probs: torch.Tensor, batch: Batch) -> torch.Tensor:
     return -(log_probs[:, 0] / num_tokens[:, 0]).mean()
 
 
+def pulls(preference: Sequence[float], hold: float) -> list[float]:
+    """What every axis counts in the aggregate: `v_i = λ_i + h (1 - λ_i)`; λ_i itself if nothing is held."""
+    return [weight + hold * (1 - weight) for weight in preference]
+
+
+def held_certainty(certainty_N: torch.Tensor, weight: float, hold: float) -> torch.Tensor:
+    """Labels under which DPO also keeps an axis at the reference, by as much as it has no weight, `[N]`.
+
+    *Semantics*: `p' = (λ p + h (1 - λ) ½) / v`, so that `v DPO(p') = λ DPO(p) + h (1 - λ) DPO(½)`. An
+    undecided pair's loss, `DPO(½)`, is least where the model is the reference.
+
+    Without it (h = 0) nothing speaks against shared ranks that move an axis whatever its weight.
+    """
+    (pull,) = pulls([weight], hold)
+    return (weight * certainty_N + hold * (1 - weight) * 0.5) / pull
+
+
 def hardest_axis(losses: Sequence[float], preference: Sequence[float], ideal: Sequence[float]) -> int:
     """Index of the axis that the weighted Tchebycheff aggregate `max_i λ_i (L_i - z_i)` is of.
 
@@ -93,7 +110,7 @@ def sample_preference(num_axes: int, concentration: float, vertex_share: float, 
     return [g / sum(drawn) for g in drawn]
 
 
-def draw_axes(preference: Sequence[float], num_draws: int, key: str) -> list[int]:
-    """Axes drawn with probability λ_i each. The mean loss of a minibatch of every drawn axis estimates
-    `Σ_i λ_i L_i` without bias, `E[L_axis] = Σ_i λ_i E[L_i]`, and spends no work on axes that hardly count."""
-    return random.Random(key).choices(range(len(preference)), weights=preference, k=num_draws)
+def draw_axes(pulls_m: Sequence[float], num_draws: int, key: str) -> list[int]:
+    """Axes drawn in proportion to what they count. The mean loss of a minibatch of every drawn axis estimates
+    `Σ_i v_i L_i / Σ_i v_i` without bias, and spends no work on axes that hardly count."""
+    return random.Random(key).choices(range(len(pulls_m)), weights=pulls_m, k=num_draws)

@@ -22,6 +22,7 @@ from steer_server.steering.spec import parse_spec
 from steer_server.training.panacea import train_panacea
 from steer_server.training.panacea_recipe import PanaceaRecipe
 from steer_server.training.panacea_trainer import PanaceaTrainer, preference_accuracy
+from steer_server.training.preference_loss import pulls
 from tests.support.adapters import TINY
 from tests.support.tiny_model import tiny_model_with_weights
 
@@ -165,8 +166,13 @@ def test_one_axis_alone_can_be_written_to_blend_like_a_culture(place: Path, tmp_
 
 
 def test_the_loss_is_the_aggregate_of_the_axes_losses(place: Path, tmp_path: Path) -> None:
-    """Linear, every axis: Σ_i λ_i L_i; axes drawn: their mean; Tchebycheff: max_i λ_i (L_i - z_i)."""
-    for training in ({"axes_per_step": 0}, {"axes_per_step": 3}, {"aggregation": "tchebycheff"}):
+    """Linear, every axis: Σ_i v_i L_i; axes drawn: their mean; Tchebycheff: max_i λ_i (L_i - z_i)."""
+    for training in (
+        {"axes_per_step": 0},
+        {"axes_per_step": 0, "hold": 0.5},
+        {"axes_per_step": 3},
+        {"aggregation": "tchebycheff"},
+    ):
         trainer = PanaceaTrainer(place / TINY, recipe_with(vertex_share=0.0, **training), place, tmp_path)
         trainer._read_reference()
         with torch.no_grad():
@@ -175,7 +181,11 @@ def test_the_loss_is_the_aggregate_of_the_axes_losses(place: Path, tmp_path: Pat
         preference, minibatches = trainer.plan(1)
         found = trainer.loss(1)
         assert found.requires_grad
-        losses = [(preference[axis], trainer.axis_loss(axis, pairs).item()) for axis, pairs in minibatches]
+        counted = pulls(preference, trainer.recipe.training.hold)
+        losses = [
+            (counted[axis], trainer.axis_loss(axis, pairs, preference[axis]).item())
+            for axis, pairs in minibatches
+        ]
         if "aggregation" in training:
             wanted = max(weight * loss for weight, loss in losses)
         elif training["axes_per_step"]:

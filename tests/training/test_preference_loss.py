@@ -13,7 +13,9 @@ from steer_server.training.preference_loss import (
     dpo_loss,
     draw_axes,
     hardest_axis,
+    held_certainty,
     margins,
+    pulls,
     sample_preference,
     sft_loss,
 )
@@ -97,8 +99,30 @@ def test_preferences_lie_on_the_simplex_and_reach_its_ends() -> None:
 
 
 def test_the_mean_loss_of_drawn_axes_estimates_the_linear_aggregate() -> None:
-    """E[mean of L_axis over draws] = Σ_i λ_i L_i."""
+    """E[mean of L_axis over draws] = Σ_i v_i L_i / Σ_i v_i; without hold, v is λ."""
     preference, losses = [0.1, 0.0, 0.6, 0.3], [4.0, 100.0, 1.0, 2.0]
-    means = [sum(losses[axis] for axis in draw_axes(preference, 2, f"1:{step}")) / 2 for step in range(4000)]
-    wanted = sum(w * loss for w, loss in zip(preference, losses, strict=True))
-    assert sum(means) / len(means) == pytest.approx(wanted, abs=0.05)
+    assert pulls(preference, 0.0) == preference
+    for hold in (0.0, 0.5):
+        counted = pulls(preference, hold)
+        draws = [draw_axes(counted, 2, f"1:{step}") for step in range(8000)]
+        means = [sum(losses[axis] for axis in drawn) / 2 for drawn in draws]
+        wanted = sum(v * loss for v, loss in zip(counted, losses, strict=True)) / sum(counted)
+        assert sum(means) / len(means) == pytest.approx(wanted, rel=0.04)
+
+
+@pytest.mark.parametrize(("weight", "hold"), [(1.0, 0.25), (0.0, 0.25), (0.4, 0.25), (0.7, 1.0), (0.3, 0.0)])
+def test_a_held_label_is_the_weighed_loss_and_the_undecided_one(weight: float, hold: float) -> None:
+    """v DPO(p') = λ DPO(p) + h (1 - λ) DPO(½)."""
+    margin, certainty = torch.tensor([1.5, -0.3]), torch.tensor([1.0, 0.7])
+    (pull,) = pulls([weight], hold)
+    found = pull * dpo_loss(margin, held_certainty(certainty, weight, hold), 0.5)
+    undecided = dpo_loss(margin, torch.full_like(margin, 0.5), 0.5)
+    wanted = weight * dpo_loss(margin, certainty, 0.5) + hold * (1 - weight) * undecided
+    assert float(found) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_an_axis_without_weight_is_pulled_back_to_the_reference() -> None:
+    for start in (2.0, -2.0):
+        margin = torch.tensor([start], requires_grad=True)
+        torch.autograd.backward(dpo_loss(margin, held_certainty(torch.ones(1), 0.0, 0.25), 0.5))
+        assert margin.grad is not None and float(margin.grad) * start > 0

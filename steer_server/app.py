@@ -80,6 +80,7 @@ async def start(state: Any, engine: Engine, settings: Settings, metrics: Metrics
         max_waiting=settings.max_waiting,
         max_wait_seconds=settings.max_wait_seconds,
     )
+    metrics.watch_slots(leases)
     base_answer = await probe_base(engine)
 
     async def probe(loaded: Loaded) -> None:

@@ -61,13 +61,15 @@ def serve(
     )
     from steer_server.catalogue.base_model import BaseModel
     from steer_server.catalogue.loader import with_bank_size
+    from steer_server.catalogue.service import stored_versions
 
-    settings = with_bank_size(settings)
     if settings.model == "builtin":
         builtin_model.ensure_builtin(settings.cache)
+    base = BaseModel.of(settings)
+    settings = with_bank_size(settings, stored_versions(settings, base))
     from steer_server.engine.launch import serve as serve_vllm
 
-    serve_vllm(BaseModel.of(settings), settings, host, port, context.args)
+    serve_vllm(base, settings, host, port, context.args)
 
 
 @app.command()

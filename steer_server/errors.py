@@ -3,6 +3,7 @@
 SteerError
 ├── RequestError            400  invalid_steering          the client can mend it
 │   ├── UnknownNameError    400  unknown_culture | unknown_value | unknown_key | ...
+│   ├── QuarantinedError    400  adapter_quarantined       taken out of service
 │   ├── PolicyError         400  policy_violation
 │   │   └── DeniedError     403  adapter_denied | culture_not_allowed | operator_key_required | ...
 │   ├── AuthenticationError 401  invalid_api_key
@@ -75,6 +76,19 @@ class UnknownNameError(RequestError):
         hint = f" Did you mean {near[0]!r}?" if near else ""
         listing = f" Known: {', '.join(known[:20])}." if known else " None is loaded."
         super().__init__(f"Unknown {kind} {name!r}.{hint}{listing}", param=param, code=code)
+
+
+class QuarantinedError(RequestError):
+    """A name whose adapter was taken out of service."""
+
+    code = "adapter_quarantined"
+
+    def __init__(self, kind: str, name: str, title: str, *, param: str) -> None:
+        super().__init__(
+            f"The {kind} {name!r} cannot be used now: {title} is quarantined. Leave it out, or ask the "
+            "operator.",
+            param=param,
+        )
 
 
 class PolicyError(RequestError):

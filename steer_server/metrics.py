@@ -7,11 +7,16 @@ steer_plan_seconds                          finding and building the plan (tens 
 steer_slot_wait_seconds                     wait for bank slots; 0 when all adapters are resident
 steer_slot_load_seconds                     loading one adapter into a slot
 steer_adapters_active                       adapters that may be used now
+steer_slots_resident                        bank slots that hold an adapter
+steer_slots_leased                          bank slots that requests or loads hold now
+steer_requests_waiting                      requests that wait for bank slots
 """
 
 from __future__ import annotations
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+
+from steer_server.engine.leases import SlotLeases
 
 
 class Metrics:
@@ -48,3 +53,18 @@ class Metrics:
         self.adapters_active = Gauge(
             "steer_adapters_active", "Adapters that may be used now.", registry=registry
         )
+        self.slots_resident = Gauge(
+            "steer_slots_resident", "Bank slots that hold an adapter.", registry=registry
+        )
+        self.slots_leased = Gauge(
+            "steer_slots_leased", "Bank slots that requests or loads hold now.", registry=registry
+        )
+        self.requests_waiting = Gauge(
+            "steer_requests_waiting", "Requests that wait for bank slots.", registry=registry
+        )
+
+    def watch_slots(self, leases: SlotLeases) -> None:
+        """Reads the slot gauges from the leases whenever they are scraped."""
+        self.slots_resident.set_function(lambda: len(leases.resident))
+        self.slots_leased.set_function(lambda: leases.num_leased_slots)
+        self.requests_waiting.set_function(lambda: leases.num_waiting)

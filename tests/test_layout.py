@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from steer_server import errors
-from steer_server.errors import CapacityError, CatalogueError, EngineRefusal, SteerError, UnknownNameError
+from steer_server.errors import (
+    CapacityError,
+    CatalogueError,
+    EngineRefusal,
+    QuarantinedError,
+    SteerError,
+    UnknownNameError,
+)
 from steer_server.metrics import Metrics
 from steer_server.settings import Settings
 
@@ -46,6 +53,7 @@ def subclasses(cls: type[SteerError]) -> set[type[SteerError]]:
 
 MAKE = {
     UnknownNameError: lambda: UnknownNameError("culture", "x", ["y"], param="p", code="unknown_culture"),
+    QuarantinedError: lambda: QuarantinedError("culture", "x", "x@1.0.0", param="p"),
     EngineRefusal: lambda: EngineRefusal({"error": {"message": "m"}}, 503),
     CatalogueError: lambda: CatalogueError("a", "reason", "detail"),
 }

@@ -124,7 +124,9 @@ class Lifecycle:
         Raises: NotFoundError, ConflictError, and CatalogueError when its probe fails.
         """
         found = await views.find_version(self.database, name, version)
-        return await self._probed(await acts.release(self.database, actor, found.digest), actor)
+        released = await self._probed(await acts.release(self.database, actor, found.digest), actor)
+        await self.replica.sync()
+        return released
 
     async def remove(self, name: str, version: str, actor: Actor) -> VersionRecord:
         """What the version was. Its files go last: when no replica serves it or finishes requests with it.

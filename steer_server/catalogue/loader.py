@@ -60,9 +60,13 @@ def with_loaded(catalogue: Catalogue, loaded: LoadedAdapter | LoadedRewardHead) 
     return Catalogue.of([*catalogue.adapters, *catalogue.reward_heads.values(), loaded])
 
 
-def with_bank_size(settings: Settings) -> Settings:
-    """The same settings with the bank's rank decided: as given, else by the adapters that are there."""
-    rank = settings.bank_rank or largest_rank(settings.adapters) or DEFAULT_RANK
+def with_bank_size(settings: Settings, stored: Path | None = None) -> Settings:
+    """The same settings with the bank's rank decided: as given, else by the adapters that are there.
+
+    Args:
+        stored: directory of the versions that the catalogue has stored on this machine.
+    """
+    rank = settings.bank_rank or max(largest_rank(settings.adapters), largest_rank(stored)) or DEFAULT_RANK
     return settings.model_copy(update={"bank_rank": rank})
 
 

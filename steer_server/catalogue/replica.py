@@ -99,7 +99,8 @@ class Replica:
                     problems[digest] = str(error)
                     logger.error("cannot serve %s: %s", record.versions[digest].title, error)
                     former += self._former(record.versions[digest].name, record)
-            self._publish(_fitting(loaded, former), problems)
+            catalogue = replace(_fitting(loaded, former), quarantined=_quarantined(record))
+            self._publish(catalogue, problems)
             for listener in self._changed:
                 listener(record)
             await report(self.database, self.replica_id, record.revision, problems)
@@ -160,6 +161,18 @@ class Replica:
             del self._draining[digest]
         if not task.cancelled() and task.exception() is not None:
             logger.error("%s was not unloaded: %s", digest[:12], task.exception())
+
+
+def _quarantined(record: CatalogueRecord) -> dict[str, str]:
+    """As `Catalogue.quarantined`; an id that is served as well is found before anybody looks here."""
+    titles: dict[str, str] = {}
+    for version in sorted(record.versions.values(), key=lambda version: version.updated_at):
+        if version.state is State.QUARANTINED:
+            manifest = version.manifest
+            culture = (manifest.get("culture") or {}).get("id")
+            axes = [axis["id"] for axis in manifest.get("axes") or ()]
+            titles |= {one: version.title for one in (culture, *axes, manifest.get("head")) if one}
+    return titles
 
 
 def _fitting(loaded: list[Loaded], former: list[Loaded]) -> Catalogue:

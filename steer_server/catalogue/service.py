@@ -19,7 +19,7 @@ from steer_server.catalogue.loader import RefusedAdapter
 from steer_server.catalogue.replica import Evict, Replica
 from steer_server.catalogue.signatures import SignaturePolicy, read_public_keys
 from steer_server.catalogue.snapshot import Catalogue
-from steer_server.catalogue.store import Store, open_store
+from steer_server.catalogue.store import Store, local_versions, open_store
 from steer_server.settings import Settings
 
 DATABASE_FILE = "catalogue.sqlite"
@@ -95,6 +95,11 @@ class CatalogueService:
 def data_folder(settings: Settings, base: BaseModel) -> Path:
     """The folder for this base model: adapters of another one are none of its business."""
     return settings.data / re.sub(r"[^A-Za-z0-9._-]", "_", min(base.names, key=len))
+
+
+def stored_versions(settings: Settings, base: BaseModel) -> Path:
+    """The directory of the version folders that this machine holds, its own or copies of a shared store."""
+    return local_versions(settings.store or "", data_folder(settings, base) / STORE_FOLDER)
 
 
 def _key_files(path: Path | None) -> list[Path]:

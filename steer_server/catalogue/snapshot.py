@@ -69,6 +69,8 @@ class Catalogue:
     by_digest: Mapping[str, LoadedAdapter] = field(default_factory=dict)
     reward_heads: Mapping[str, LoadedRewardHead] = field(default_factory=dict)
     """By head id."""
+    quarantined: Mapping[str, str] = field(default_factory=dict)
+    """Culture, axis or head id that only quarantined versions have -> the title of the newest of them."""
 
     @classmethod
     def of(cls, loaded: Iterable[LoadedAdapter | LoadedRewardHead]) -> Catalogue:

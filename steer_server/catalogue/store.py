@@ -32,6 +32,7 @@ from steer_server.catalogue.threads import Stop, on_disk
 from steer_server.errors import CatalogueError, ConfigError
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
+VERSIONS = "versions"
 LOCK = ".lock"
 DEFAULT_MIN_AGE_SECONDS = 3600.0
 """Younger versions that nobody wants may have been stored by a replica that is about to say so."""
@@ -101,6 +102,11 @@ def open_store(url: str, *, cache: Path | None = None, endpoint: str = "") -> St
     return LocalStore(Path(url))
 
 
+def local_versions(url: str, cache: Path) -> Path:
+    """Where the version folders lie that `open_store` of the same arguments has on this machine."""
+    return (cache if "://" in url or not url else Path(url)) / VERSIONS
+
+
 class LocalStore:
     """A directory. Several processes may share it, on several machines where its file system has locks.
 
@@ -109,7 +115,7 @@ class LocalStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
-        self._versions = self.root / "versions"
+        self._versions = self.root / VERSIONS
         self._all_staging = self.root / "staging"
         try:
             for folder in (self._versions, self._all_staging):

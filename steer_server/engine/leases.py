@@ -93,6 +93,10 @@ class SlotLeases:
         return sum(slot.num_leases for slot in self._slots)
 
     @property
+    def num_leased_slots(self) -> int:
+        return sum(slot.num_leases > 0 for slot in self._slots)
+
+    @property
     def resident(self) -> dict[str, int]:
         """Slot index by content digest."""
         return {digest: slot.index for digest, slot in self._by_digest.items()}

@@ -123,12 +123,16 @@ def memory_verdict(memory: Mapping[str, Any] | None) -> Verdict:
 
 
 def given_back_verdict(in_use: Mapping[str, tuple[float | None, float | None]]) -> Verdict:
-    """Gauges of the server's metrics, before and after; the bank's size never changes and shows nothing. A
+    """Gauges of the server's metrics, before and after: none has risen. The bank's size never changes and
+    shows nothing; slots that other adapters were driven from stay empty until those are asked for again. A
     gauge that was not there before was 0."""
-    gauges = {key: (pair[0] or 0.0, pair[1]) for key, pair in in_use.items() if key.startswith("steer_")}
-    changed = {key: pair for key, pair in gauges.items() if pair[0] != pair[1]}
-    said = f"changed: {changed}" if changed else ", ".join(gauges) or "the server says nothing"
-    return Verdict("all_given_back", not changed if gauges else None, said)
+    gauges = {
+        key: (pair[0] or 0.0, pair[1] or 0.0) for key, pair in in_use.items() if key.startswith("steer_")
+    }
+    risen = {key: pair for key, pair in gauges.items() if pair[1] > pair[0]}
+    named = ", ".join(f"{key} {before:g} -> {after:g}" for key, (before, after) in gauges.items())
+    said = f"risen: {risen}" if risen else named or "the server says nothing"
+    return Verdict("all_given_back", not risen if gauges else None, said)
 
 
 def _texts_verdict(texts: Mapping[str, Any] | None) -> Verdict:

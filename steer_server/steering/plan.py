@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from steer_server.catalogue.snapshot import Catalogue, LoadedAdapter
-from steer_server.errors import PolicyError, RequestError, UnknownNameError
+from steer_server.errors import PolicyError, QuarantinedError, RequestError, UnknownNameError
 from steer_server.steering.policy import Policy
 from steer_server.steering.spec import SteeringSpec
 
@@ -112,6 +112,7 @@ def build_plan(
 
     Raises:
         UnknownNameError: a culture or axis that is not loaded, with the nearest that is.
+        QuarantinedError: its adapter was taken out of service.
         PolicyError, DeniedError: outside the policy.
     """
     if spec.method == "none":
@@ -122,9 +123,7 @@ def build_plan(
         field = f"{param}.cultures.{culture}"
         adapter = catalogue.cultures.get(culture)
         if adapter is None:
-            raise UnknownNameError(
-                "culture", culture, catalogue.cultures, param=field, code="unknown_culture"
-            )
+            raise not_usable("culture", culture, catalogue, catalogue.cultures, param=field)
         policy.check_adapter(adapter.name, param=field)
         gate = quantise(weight * spec.strength)
         gates.append(AdapterGate(adapter.name, adapter.version, adapter.digest, gate))
@@ -149,7 +148,7 @@ def _preference_gate(
         field = f"{param}.values.{axis}"
         adapter = catalogue.axes.get(axis)
         if adapter is None:
-            raise UnknownNameError("value axis", axis, catalogue.axes, param=field, code="unknown_value")
+            raise not_usable("value axis", axis, catalogue, catalogue.axes, param=field)
         policy.check_adapter(adapter.name, param=field)
         owners[adapter.name] = adapter
     if len(owners) > 1:
@@ -165,6 +164,15 @@ def _preference_gate(
     axes = tuple((a.rank_index, quantise(spec.strength * shares[a.id])) for a in adapter.manifest.axes)
     gate = AdapterGate(adapter.name, adapter.version, adapter.digest, quantise(spec.strength), axes)
     return gate, shares
+
+
+def not_usable(
+    kind: str, name: str, catalogue: Catalogue, known: Iterable[str], *, param: str
+) -> UnknownNameError | QuarantinedError:
+    """Why a name is not in `known`, the names of its kind that can be used now."""
+    if title := catalogue.quarantined.get(name):
+        return QuarantinedError(kind, name, title, param=param)
+    return UnknownNameError(kind, name, known, param=param, code=f"unknown_{kind.split()[0]}")
 
 
 def offered_cultures(catalogue: Catalogue, policy: Policy) -> list[str]:

@@ -146,8 +146,8 @@ async def test_a_quarantined_version_is_refused_until_it_is_released_and_activat
     quarantined = await act(server, "suspect/versions/1.0.0/quarantine", {"detail": "insults people"})
     assert quarantined.json()["state"] == "quarantined"
     assert quarantined.json()["detail"] == "insults people"
-    error = refused(await chat(server, "suspect"), 400, "unknown_culture")
-    assert error["param"] == "steering.cultures.suspect"
+    error = refused(await chat(server, "suspect"), 400, "adapter_quarantined")
+    assert error["param"] == "steering.cultures.suspect" and "suspect@1.0.0" in error["message"]
     again = refused(await push(server, make("suspect")), 409, "state_conflict")
     assert "quarantined" in again["message"] and "insults people" in again["message"]
     refused(await act(server, "suspect/versions/1.0.0/activate"), 409, "state_conflict")

@@ -13,11 +13,12 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from steer_server.catalogue.base_model import BaseModel
-from steer_server.catalogue.loader import largest_rank, load_directory
+from steer_server.catalogue.loader import DEFAULT_RANK, largest_rank, load_directory, with_bank_size
 from steer_server.catalogue.manifest import MANIFEST, PEFT_CONFIG, WEIGHTS, describe_files, read_manifest
 from steer_server.catalogue.tensor_file import read_tensor_header
 from steer_server.catalogue.validation import validate_adapter
 from steer_server.errors import CatalogueError, ConfigError
+from steer_server.settings import Settings
 from tests.support.adapters import random_adapter, tiny_base_model
 
 Q_A = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
@@ -260,6 +261,10 @@ def test_the_bank_can_be_sized_by_the_largest_rank(tmp_path: Path, base: BaseMod
     random_adapter(tmp_path, "a", base, rank=2)
     random_adapter(tmp_path, "b", base, rank=6)
     assert largest_rank(tmp_path) == 6 and largest_rank(None) == 0
+    settings = Settings(model=base.path)
+    assert with_bank_size(settings).bank_rank == DEFAULT_RANK
+    assert with_bank_size(settings, tmp_path).bank_rank == 6, "what was pushed before a restart counts too"
+    assert with_bank_size(settings.model_copy(update={"bank_rank": 3}), tmp_path).bank_rank == 3
     (tmp_path / "a" / PEFT_CONFIG).write_text('{"r": 500}')
     (tmp_path / "b" / PEFT_CONFIG).write_text("{")
     assert largest_rank(tmp_path) == 0

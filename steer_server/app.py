@@ -14,19 +14,23 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from steer_server.api import adapter_routes, key_routes, openai_routes, steering_routes
+from steer_server.api import adapter_routes, key_routes, openai_routes, reward_routes, steering_routes
 from steer_server.api.guard import SteeringGuard
 from steer_server.api.key_guard import KeyGuard
 from steer_server.api.keys import KeyGate
 from steer_server.api.respond import error_response
 from steer_server.api.running import RunningRequests
+from steer_server.api.score_log import ScoreLog
+from steer_server.api.scoring import Rewards
 from steer_server.catalogue.admission import Loaded
 from steer_server.catalogue.base_model import BaseModel
 from steer_server.catalogue.probe import probe_adapter, probe_base
+from steer_server.catalogue.probe_head import probe_head
 from steer_server.catalogue.records import CatalogueRecord
 from steer_server.catalogue.service import CatalogueService
 from steer_server.catalogue.snapshot import Catalogue, LoadedAdapter
 from steer_server.engine.base import Engine
+from steer_server.engine.heads import LoadedHeads
 from steer_server.engine.leases import SlotLeases
 from steer_server.errors import ConfigError, SteerError
 from steer_server.metrics import Metrics
@@ -34,7 +38,9 @@ from steer_server.settings import Settings
 from steer_server.state import Server
 from steer_server.steering.plan import build_plan
 from steer_server.steering.policy import Policy
+from steer_server.steering.scoring import heads_of_spec
 from steer_server.steering.spec import parse_spec
+from steer_server.upstream.upstreams import Upstreams
 
 logger = logging.getLogger("steer_server")
 
@@ -46,6 +52,7 @@ def attach(app: FastAPI) -> None:
     request."""
     app.include_router(openai_routes.router)
     app.include_router(steering_routes.router)
+    app.include_router(reward_routes.router)
     app.include_router(adapter_routes.router)
     app.include_router(key_routes.router)
     app.add_exception_handler(SteerError, _on_steer_error)
@@ -62,8 +69,8 @@ async def start(state: Any, engine: Engine, settings: Settings, metrics: Metrics
     """Opens the catalogue, loads and probes what is active, and sets `state.steer`. The server answers only
     after this.
 
-    Raises: ConfigError for a bad policy, preset, directory, store or database; EngineError when the engine
-        does not answer.
+    Raises: ConfigError for a bad policy, preset, directory, store, database or upstream; EngineError when
+        the engine does not answer.
     """
     metrics = metrics or Metrics()
     policy = Policy.read(settings.policy)
@@ -81,14 +88,22 @@ async def start(state: Any, engine: Engine, settings: Settings, metrics: Metrics
         max_wait_seconds=settings.max_wait_seconds,
     )
     metrics.watch_slots(leases)
+    heads = LoadedHeads(engine)
+    log = ScoreLog(settings.score_log, settings.score_log_share) if settings.score_log else None
     base_answer = await probe_base(engine)
 
     async def probe(loaded: Loaded) -> None:
-        # Reward heads take no part in generation.
         if isinstance(loaded, LoadedAdapter):
             await probe_adapter(engine, leases, loaded, base_answer)
+        else:
+            await probe_head(heads, loaded)
 
-    catalogue = await CatalogueService.open(settings, BaseModel.of(settings), probe, leases.evict)
+    async def evict(digest: str) -> None:
+        # Each knows its own digests alone.
+        await heads.evict(digest)
+        await leases.evict(digest)
+
+    catalogue = await CatalogueService.open(settings, BaseModel.of(settings), probe, evict)
     keys = KeyGate(catalogue.database, admin_key=settings.admin_key, api_key=settings.api_key)
 
     running = RunningRequests()
@@ -96,6 +111,7 @@ async def start(state: Any, engine: Engine, settings: Settings, metrics: Metrics
     def on_sync(record: CatalogueRecord) -> None:
         running.on_sync(record)
         metrics.adapters_active.set(len(catalogue.snapshot.adapters))
+        metrics.keep_heads(catalogue.snapshot.reward_heads)
         keys.forget()
 
     catalogue.replica.on_sync(on_sync)
@@ -103,15 +119,19 @@ async def start(state: Any, engine: Engine, settings: Settings, metrics: Metrics
     metrics.adapters_active.set(len(catalogue.snapshot.adapters))
     try:
         presets = read_presets(settings.presets, catalogue.snapshot, policy)
+        upstreams = await Upstreams.open(settings, engine.served_name, metrics)
     except ConfigError:
         await catalogue.close()
         raise
+    catalogue.go_on(upstreams.keep_fresh())
     server = Server(
         engine=engine,
         leases=leases,
         catalogue=catalogue,
+        rewards=Rewards(engine, heads, metrics, log),
         keys=keys,
         running=running,
+        upstreams=upstreams,
         policy=policy,
         presets=presets,
         metrics=metrics,
@@ -148,7 +168,9 @@ def read_presets(path: Path | None, catalogue: Catalogue, policy: Policy) -> Map
             problems.append(f"{preset}: ids are lower case letters, digits, '_', '.' and '-'")
             continue
         try:
-            build_plan(parse_spec(document, param=str(preset)), catalogue, policy, param=str(preset))
+            spec = parse_spec(document, param=str(preset))
+            build_plan(spec, catalogue, policy, param=str(preset))
+            heads_of_spec(spec, catalogue, policy, param=str(preset))
         except SteerError as error:
             problems.append(f"{error.param}: {error}")
     if problems:

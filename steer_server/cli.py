@@ -43,6 +43,10 @@ def serve(
     ] = None,
     max_num_seqs: Annotated[int | None, typer.Option(help="Most sequences in one step.")] = None,
     served_model_name: Annotated[str | None, typer.Option(help="The base model's name in the API.")] = None,
+    upstream: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=URL of an OpenAI-compatible endpoint; its key: STEER_UPSTREAM_<NAME>_KEY."),
+    ] = None,
     host: Annotated[str, typer.Option()] = "127.0.0.1",
     port: Annotated[int, typer.Option()] = 8000,
 ) -> None:
@@ -58,6 +62,7 @@ def serve(
         bank_rank=bank_rank,
         max_num_seqs=max_num_seqs,
         served_model_name=served_model_name,
+        upstream=upstream or None,
     )
     from steer_server.catalogue.base_model import BaseModel
     from steer_server.catalogue.loader import with_bank_size

@@ -13,9 +13,13 @@ SteerError
 ├── CapacityError           503  no_bank_slot              retryable, carries Retry-After
 │   ├── NotReadyError       503  not_ready
 │   ├── DatabaseError       503  database_unavailable      what is served goes on; acts wait
+│   ├── UpstreamUnavailableError 503 upstream_unavailable  busy, or it failed so often that it is left alone
 │   └── RateLimitError      429  rate_limit_exceeded | concurrency_limit_exceeded
 ├── EngineError             502  engine_error              translated from vLLM in engine/
 ├── EngineRefusal            -   vLLM's own status and body, passed on
+│   └── UpstreamRefusal      -   an upstream's 4xx: its status, its words
+├── UpstreamError           502  upstream_unreachable | upstream_failed | upstream_cut | ...
+│   └── UpstreamTimeoutError 504  upstream_timeout
 ├── CatalogueError          400  adapter_refused, with a `reason`   the old one stays; 503 for our own disk
 ├── ConfigError              -   the server does not start
 ├── TrainingError            -   a command ends with an exit code
@@ -172,6 +176,12 @@ class RateLimitError(CapacityError):
     code = "rate_limit_exceeded"
 
 
+class UpstreamUnavailableError(CapacityError):
+    """An upstream is not asked now: it says that it is busy, or it failed too often."""
+
+    code = "upstream_unavailable"
+
+
 class AbortedError(ConflictError):
     """The server ended a running request: an operator quarantined an adapter that it used. The same request
     is refused from now on, so retrying it is no use."""
@@ -205,6 +215,40 @@ class EngineRefusal(SteerError):
 
     def body(self) -> dict[str, Any]:
         return self._body
+
+
+class UpstreamRefusal(EngineRefusal):
+    """An upstream refused the request (4xx): its status, and its words in OpenAI's shape."""
+
+    def __init__(self, body: dict[str, Any], status: int, *, retry_after_seconds: int = 1) -> None:
+        super().__init__(body, status)
+        self._retry_after_seconds = retry_after_seconds
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {name: str(self._retry_after_seconds) for name in super().headers}
+
+
+class UpstreamError(SteerError):
+    """An upstream gave no answer, or one that is none."""
+
+    status = 502
+    type = "UpstreamError"
+    code = "upstream_failed"
+
+    KEY_REFUSED = "upstream_key_refused"
+    """Only its operator can mend it, so the client is told not to try again."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"x-should-retry": "false"} if self.code == self.KEY_REFUSED else {}
+
+
+class UpstreamTimeoutError(UpstreamError):
+    """An upstream gave no answer in time."""
+
+    status = 504
+    code = "upstream_timeout"
 
 
 class CatalogueError(SteerError):

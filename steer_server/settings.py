@@ -7,17 +7,22 @@ Order: command line, then `STEER_*` environment variables, then the default give
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from steer_server.errors import ConfigError
 
 PREFIX = "STEER_"
 VLLM_PLUGINS = "VLLM_PLUGINS"
 PLUGIN_NAMES = ("steer_server_engine", "steer_server_http")
+UPSTREAM_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,31}$")
+UPSTREAM_KEY = re.compile(r"^STEER_UPSTREAM_[A-Z0-9_]+_KEY$")
 
 
 def _default_cache() -> Path:
@@ -26,6 +31,48 @@ def _default_cache() -> Path:
 
 def _default_data() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local" / "share")) / "steer-server"
+
+
+def upstream_key_variable(name: str) -> str:
+    """Where the key of an upstream is read from."""
+    return f"{PREFIX}UPSTREAM_{name.upper().replace('-', '_')}_KEY"
+
+
+def _parse_upstreams(given: Any) -> dict[str, str]:
+    """From `NAME=URL`, several of them in a list or separated by spaces, or from a mapping."""
+    if isinstance(given, str):
+        given = given.split()
+    pairs = list(given.items()) if isinstance(given, Mapping) else [text.split("=", 1) for text in given]
+    upstreams: dict[str, str] = {}
+    for pair in pairs:
+        if len(pair) != 2 or not UPSTREAM_NAME.match(pair[0]):
+            # What is wrong may hold a key, so it is not repeated.
+            raise ValueError("write NAME=URL, with a name of lower case letters, digits, '-' and '_'")
+        name, url = pair
+        if upstream_key_variable(name) in map(upstream_key_variable, upstreams):
+            raise ValueError(f"two upstreams are called {name!r}, or would read the same key")
+        upstreams[name] = _upstream_url(name, url)
+    return upstreams
+
+
+def _upstream_url(name: str, url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        is_plain = not (parts.query or parts.fragment or parts.username or parts.password)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_plain = is_address = False
+    if not is_address or not is_plain:
+        raise ValueError(
+            f"upstream {name!r} needs a URL such as https://host/v1, without user, password or query; "
+            f"its key goes into {upstream_key_variable(name)}"
+        )
+    # OpenAI's paths begin with /v1, which is easily left out.
+    return url.rstrip("/") if parts.path.strip("/") else f"{url.rstrip('/')}/v1"
+
+
+UpstreamUrls = Annotated[Mapping[str, str], NoDecode, BeforeValidator(_parse_upstreams)]
+"""Name -> URL. NoDecode: the variable is not JSON."""
 
 
 class Settings(BaseSettings):
@@ -95,11 +142,37 @@ class Settings(BaseSettings):
     max_plans: int = Field(default=4096, ge=1)
     """Distinct plans the engine remembers; the least recently used is forgotten first."""
 
+    score_log: Path | None = None
+    """File that a sample of the scores is appended to, as JSON lines without any text."""
+
+    score_log_share: float = Field(default=0.01, gt=0, le=1)
+    """How many of the scored answers are in it."""
+
     api_key: SecretStr | None = None
     """An application key without limits, beside those of the database. When set, requests need a key."""
 
     admin_key: SecretStr | None = None
     """An operator key, beside those of the database. Without it administration also answers this machine."""
+
+    upstream: UpstreamUrls = Field(default_factory=dict)
+    """OpenAI-compatible endpoints whose models are served as `NAME/model`: `NAME=URL`, several separated by
+    spaces. The key of NAME is in `STEER_UPSTREAM_<NAME>_KEY`, and nowhere else."""
+
+    upstream_connect_seconds: float = Field(default=5.0, gt=0)
+    """Longest wait for a connection to an upstream."""
+
+    upstream_first_byte_seconds: float = Field(default=300.0, gt=0)
+    """Longest wait for the first byte of an upstream's answer, retries included. Without streaming that is
+    nearly the whole answer."""
+
+    upstream_between_bytes_seconds: float = Field(default=60.0, gt=0)
+    """Longest silence of an upstream in the middle of an answer."""
+
+    upstream_breaker_seconds: float = Field(default=10.0, gt=0)
+    """How long an upstream that failed repeatedly is left alone before it is tried again."""
+
+    upstream_models_seconds: float = Field(default=60.0, gt=0)
+    """Time between two looks at what models an upstream has."""
 
     @classmethod
     def read(cls, **command_line: Any) -> Settings:
@@ -107,20 +180,39 @@ class Settings(BaseSettings):
 
         Raises: ConfigError naming every bad or unknown variable.
         """
-        known = {PREFIX + name.upper() for name in cls.model_fields}
-        problems = [
-            f"{name}: unknown variable; known: {', '.join(sorted(known))}"
-            for name in sorted(os.environ)
-            if name.startswith(PREFIX) and name not in known
-        ]
         settings = None
+        problems = []
         try:
             settings = cls(**{k: v for k, v in command_line.items() if v is not None})
+            settings.upstream_keys()
         except ValidationError as error:
             problems += [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        except ConfigError as error:
+            problems.append(str(error))
+        known = {PREFIX + name.upper() for name in cls.model_fields}
+        key_names = {upstream_key_variable(name) for name in (settings.upstream if settings else ())}
+        for name in sorted(os.environ):
+            if not name.startswith(PREFIX) or name in known | key_names:
+                continue
+            if UPSTREAM_KEY.match(name):
+                # When the settings are bad, whose key it is cannot be known.
+                problems += [f"{name}: there is no such upstream"] if settings else []
+            else:
+                problems.append(f"{name}: unknown variable; known: {', '.join(sorted(known))}")
         if problems or settings is None:
             raise ConfigError("bad settings:\n  " + "\n  ".join(problems))
         return settings
+
+    def upstream_keys(self) -> dict[str, SecretStr]:
+        """The keys of those upstreams that have one. Raises: ConfigError for one that no header can carry."""
+        keys = {}
+        for name in self.upstream:
+            variable = upstream_key_variable(name)
+            if key := os.environ.get(variable):
+                if not key.isascii() or not key.isprintable() or " " in key:
+                    raise ConfigError(f"{variable}: not a key: it has blanks, line ends or other letters")
+                keys[name] = SecretStr(key)
+        return keys
 
     def export(self) -> None:
         """Put these settings into the environment, for the engine's own processes, and allow our plugins.
@@ -134,6 +226,8 @@ class Settings(BaseSettings):
                 continue
             if isinstance(value, SecretStr):
                 value = value.get_secret_value()
+            elif isinstance(value, Mapping):
+                value = " ".join(f"{key}={url}" for key, url in value.items())
             os.environ[PREFIX + name.upper()] = str(value)
         allow_plugins(engine=True, http=True)
 

@@ -8,12 +8,14 @@ from typing import Any
 
 from steer_server.api.keys import KeyGate
 from steer_server.api.running import RunningRequests
+from steer_server.api.scoring import Rewards
 from steer_server.api.source import ModelNames
 from steer_server.catalogue.service import CatalogueService
 from steer_server.engine.base import Engine
 from steer_server.engine.leases import SlotLeases
 from steer_server.metrics import Metrics
 from steer_server.steering.policy import Policy
+from steer_server.upstream.upstreams import Upstreams
 
 
 @dataclass
@@ -24,8 +26,10 @@ class Server:
     leases: SlotLeases
     catalogue: CatalogueService
     """Its `snapshot` is replaced as a whole, never changed; a request takes it once."""
+    rewards: Rewards
     keys: KeyGate
     running: RunningRequests
+    upstreams: Upstreams
     policy: Policy
     presets: Mapping[str, Any]
     metrics: Metrics

@@ -15,6 +15,7 @@ from steer_server.errors import (
     QuarantinedError,
     SteerError,
     UnknownNameError,
+    UpstreamRefusal,
 )
 from steer_server.metrics import Metrics
 from steer_server.settings import Settings
@@ -55,6 +56,7 @@ MAKE = {
     UnknownNameError: lambda: UnknownNameError("culture", "x", ["y"], param="p", code="unknown_culture"),
     QuarantinedError: lambda: QuarantinedError("culture", "x", "x@1.0.0", param="p"),
     EngineRefusal: lambda: EngineRefusal({"error": {"message": "m"}}, 503),
+    UpstreamRefusal: lambda: UpstreamRefusal({"error": {"message": "m"}}, 429, retry_after_seconds=3),
     CatalogueError: lambda: CatalogueError("a", "reason", "detail"),
 }
 

@@ -32,6 +32,8 @@ def describe_version(server: Server, version: VersionRecord) -> dict[str, Any]:
         described["culture"] = manifest["culture"]["id"]
     if manifest.get("axes"):
         described["axes"] = [axis["id"] for axis in manifest["axes"]]
+    if manifest.get("anchors"):
+        described["anchors"] = manifest["anchors"]
     if manifest.get("head"):
         described["head"] = manifest["head"]
     if version.reason:

@@ -11,12 +11,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from steer_server.api.key_guard import caller_of
-from steer_server.api.respond import error_response, respond, started_now, until_disconnect
+from steer_server.api.programs import add_heads, run_program
+from steer_server.api.respond import Job, error_response, started_now, until_disconnect
 from steer_server.api.source import FIELD, HEADER, find_source
 from steer_server.engine.base import Route
 from steer_server.errors import NotFoundError, RequestError, SteerError
 from steer_server.state import Server
 from steer_server.steering.plan import BASE_PLAN, build_plan
+from steer_server.steering.spec import METHODS
 
 router = APIRouter(tags=["openai"])
 
@@ -38,7 +40,7 @@ _STEERED_BODY = {
                                 "cultures": {"type": "object", "additionalProperties": {"type": "number"}},
                                 "values": {"type": "object", "additionalProperties": {"type": "number"}},
                                 "strength": {"type": "number", "default": 1.0},
-                                "method": {"type": "string", "enum": ["adapters", "none"]},
+                                "method": {"type": "string", "enum": list(METHODS)},
                                 "reward_heads": {"type": "array", "items": {"type": "string"}},
                                 "options": {"type": "object"},
                             },
@@ -86,27 +88,30 @@ async def _steered(route: Route, request: Request) -> Response:
         names = server.model_names()
         timings.started = time.perf_counter()
         source = find_source(body, request.headers, names)
+        relay = server.upstreams.find(body.get("model"))
+        if relay is not None:
+            server.upstreams.check_spec(body["model"], source.spec, param=source.param)
         plan = BASE_PLAN
         if source.spec is not None:
             server.keys.check_spec(caller_of(request), source.spec, param=source.param)
             plan = build_plan(source.spec, names.catalogue, server.policy, param=source.param)
-        method = plan.method
-        timings.plan_seconds = time.perf_counter() - timings.started
-        server.metrics.plan_seconds.observe(timings.plan_seconds)
-        work = respond(
-            server.engine,
-            server.leases,
-            server.running,
-            server.metrics,
+        job = Job(
+            server,
+            relay or server.engine,
             route,
             source.body,
             plan,
             names.catalogue,
             request,
-            timings=timings,
-            describe=source.spec is not None,
+            timings,
+            source.spec,
         )
-        response = await until_disconnect(request, work)
+        if source.spec is not None and source.spec.reward_heads:
+            add_heads(job, source.param)
+        method = plan.method
+        timings.plan_seconds = time.perf_counter() - timings.started
+        server.metrics.plan_seconds.observe(timings.plan_seconds)
+        response = await until_disconnect(request, run_program(job))
     except SteerError as error:
         response = error_response(error)
     server.metrics.requests_total.labels(route, method, response.status_code).inc()
@@ -115,7 +120,7 @@ async def _steered(route: Route, request: Request) -> Response:
 
 @router.get("/v1/models")
 async def list_models(request: Request) -> Response:
-    """The base model, every culture as `base@culture`, and every preset."""
+    """The base model, every culture as `base@culture`, every preset, and `NAME/model` of every upstream."""
     return JSONResponse({"object": "list", "data": _cards(request.app.state.steer)})
 
 
@@ -141,7 +146,8 @@ def _cards(server: Server) -> list[dict[str, Any]]:
             "parent": parent,
         }
 
-    return [card(names.base, None), *(card(model_id, names.base) for model_id in names.ids())]
+    ours = [card(names.base, None), *(card(model_id, names.base) for model_id in names.ids())]
+    return ours + server.upstreams.cards()
 
 
 STEERED_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/steering/plan"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,14 +13,22 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from steer_server.api.encode import PLAN_HEADER, Timings, steering_object, with_last_chunk
-from steer_server.api.running import RunningRequests
-from steer_server.catalogue.snapshot import Catalogue
-from steer_server.engine.base import Engine, EngineRun, Route
-from steer_server.engine.leases import Lease, SlotLeases
+from steer_server.api.encode import (
+    PLAN_HEADER,
+    GatheredAnswers,
+    Timings,
+    answer_texts,
+    steering_object,
+    with_last_chunk,
+)
+from steer_server.api.scoring import Conversation, Scores
+from steer_server.catalogue.snapshot import Catalogue, LoadedRewardHead
+from steer_server.engine.base import Answer, EngineRun, Route, Runner
+from steer_server.engine.leases import Lease
 from steer_server.errors import CLIENT_CLOSED_STATUS, AbortedError, CapacityError, SteerError
-from steer_server.metrics import Metrics
+from steer_server.state import Server
 from steer_server.steering.plan import SteeringPlan
+from steer_server.steering.spec import SteeringSpec
 
 
 @dataclass(eq=False)
@@ -62,75 +70,122 @@ class HeldStream(StreamingResponse):
     def __init__(self, events: AsyncIterator[str], held: Held, headers: dict[str, str]) -> None:
         super().__init__(events, media_type="text/event-stream", headers=headers)
         self.held = held
+        self.on_end: Callable[[], Awaitable[None]] | None = None
+        """Called last."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
             await asyncio.shield(self.held.give_back())
+            if self.on_end is not None:
+                await self.on_end()
 
 
-async def respond(
-    engine: Engine,
-    leases: SlotLeases,
-    running: RunningRequests,
-    metrics: Metrics,
-    route: Route,
-    body: dict[str, Any],
-    plan: SteeringPlan,
-    catalogue: Catalogue,
-    request: Request,
-    *,
-    timings: Timings,
-    describe: bool,
-) -> Response:
-    """The response to one request under one plan.
+@dataclass
+class Job:
+    """One planned request on its way to an answer."""
 
-    Args:
-        catalogue: the snapshot that the plan was made with.
-        describe: write the `steering` object; off for clients that did not ask for steering.
+    server: Server
+    runner: Runner
+    """The engine, or the upstream that has the model."""
+    route: Route
+    body: dict[str, Any]
+    plan: SteeringPlan
+    catalogue: Catalogue
+    """The snapshot that it was planned with."""
+    request: Request
+    timings: Timings
+    spec: SteeringSpec | None
+    """None: the client did not ask for steering, and gets no `steering` object."""
+    heads: tuple[LoadedRewardHead, ...] = ()
+    """That score the answer, which needs chat's messages."""
+    conversation: Conversation = ()
+    """The request's messages, when there are heads."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {PLAN_HEADER: self.plan.digest}
+
+    async def score(self, answers: Sequence[str | None]) -> Scores:
+        """Scores of answers to this request by its heads."""
+        texts = [(self.conversation, answer) for answer in answers]
+        scores = await self.server.rewards.score(self.heads, texts, self.plan)
+        self.timings.scoring_seconds = scores.seconds
+        return scores
+
+    async def describe(self, answers: Sequence[str | None]) -> dict[str, Any]:
+        """The response's `steering`. Args: answers: what is given, in order of the choices."""
+        rewards = (await self.score(answers)).describe() if self.heads else {}
+        return steering_object(self.plan, self.timings, rewards)
+
+
+async def respond(job: Job) -> Response:
+    """The response to one request: what the engine answers."""
+    answer, held = await run(job, job.body)
+    if answer.events is None:
+        body = await whole_body(answer, held)
+        if job.spec is not None:
+            body["steering"] = await job.describe(answer_texts(body))
+        return JSONResponse(body, headers=job.headers)
+    events = _until_aborted(answer.events, held)
+    if job.spec is not None:
+        gathered = GatheredAnswers()
+        if job.heads:
+            events = gathered.read(events)
+
+        async def describe() -> dict[str, Any]:
+            # The text is all there: what follows needs no slot.
+            await asyncio.shield(held.give_back())
+            return await job.describe(gathered.texts)
+
+        events = with_last_chunk(events, describe)
+    return HeldStream(events, held, job.headers)
+
+
+async def run(job: Job, body: dict[str, Any]) -> tuple[Answer, Held]:
+    """The engine's answer to `body` under the job's plan, and what is held until it has ended.
+
+    Raises: SteerError; nothing is held then.
     """
+    server, plan = job.server, job.plan
     lease = None
     if not plan.is_base:
-        adapters = [catalogue.by_digest[gate.digest] for gate in plan.adapters]
+        adapters = [job.catalogue.by_digest[gate.digest] for gate in plan.adapters]
         try:
-            lease = await leases.acquire(adapters)
+            lease = await server.leases.acquire(adapters)
         except CapacityError:
-            metrics.refused_total.inc()
+            server.metrics.refused_total.inc()
             raise
-        timings.queue_seconds = lease.waited_seconds
-        metrics.slot_wait_seconds.observe(lease.waited_seconds)
-    metrics.running.labels(plan.method).inc()
-    digests = [gate.digest for gate in plan.adapters]
+        job.timings.queue_seconds = lease.waited_seconds
+        server.metrics.slot_wait_seconds.observe(lease.waited_seconds)
+    server.metrics.running.labels(plan.method).inc()
+    digests = [gate.digest for gate in plan.adapters] + [head.digest for head in job.heads]
 
     def on_end(held: Held) -> None:
-        running.remove(held, digests)
-        metrics.running.labels(plan.method).dec()
+        server.running.remove(held, digests)
+        server.metrics.running.labels(plan.method).dec()
 
-    held = Held(engine.run(route, body, plan, request), lease, on_end)
-    running.add(held, digests)
-    headers = {PLAN_HEADER: plan.digest}
+    held = Held(job.runner.run(job.route, body, plan, job.request), lease, on_end)
+    server.running.add(held, digests)
     try:
         if held.aborted is not None:
             raise held.aborted
-        answer = await held.run.answer()
+        return await held.run.answer(), held
     except BaseException as error:
         await asyncio.shield(held.give_back())
         if held.aborted is not None and isinstance(error, Exception):
             raise held.aborted from error
         raise
-    if answer.events is not None:
-        events = _until_aborted(answer.events, held)
-        if describe:
-            events = with_last_chunk(events, lambda: steering_object(plan, timings))
-        return HeldStream(events, held, headers)
+
+
+async def whole_body(answer: Answer, held: Held) -> dict[str, Any]:
+    """The body of an answer that is no stream; nothing is held any more. Raises: AbortedError."""
     await asyncio.shield(held.give_back())
     if held.aborted is not None:
         raise held.aborted
     assert answer.body is not None
-    if describe:
-        answer.body["steering"] = steering_object(plan, timings)
-    return JSONResponse(answer.body, headers=headers)
+    return answer.body
 
 
 async def _until_aborted(events: AsyncIterator[str], held: Held) -> AsyncIterator[str]:

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from steer_server.catalogue.anchors import vector_title
+
 WIDTH_OF_FILES = 200
 """Columns where there is no terminal to fit."""
 Row = Mapping[str, Any]
@@ -110,6 +112,7 @@ def fields_of(version: Row) -> dict[str, object]:
         "problem": problem(version),
         "kind": version["kind"],
         "carries": carries(version),
+        "anchors": "; ".join(vector_title(anchor["vector"]) for anchor in version.get("anchors") or ()),
         "rank": version.get("rank"),
         "base model": version["base_model"],
         "description": version["description"],

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from steer_server.catalogue.reward_head import HEAD_CONFIG, HEAD_WEIGHTS, RewardHeadConfig
+from steer_server.catalogue.anchors import MAX_ANCHORS, Anchor, check_blocks, check_vectors
+from steer_server.catalogue.reward_head import HEAD_CONFIG, HEAD_WEIGHTS
 from steer_server.errors import CatalogueError
 
 MANIFEST = "adapter.yaml"
@@ -35,11 +35,13 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,62}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 """Names are lower case and never contain `@`, `:` or `/`, which separate names elsewhere."""
 
+Version = Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+-]{0,40}$")]
+
 Text = Annotated[str, Field(max_length=4000, pattern=r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$")]
 """For people. Without control characters, which a terminal would obey."""
 
 Country = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
-Kind = Literal["lora", "panacea", "reward_head"]
+Kind = Literal["lora", "panacea", "pareto-expert", "reward_head"]
 
 
 class _Strict(BaseModel):
@@ -62,12 +64,14 @@ class CultureInfo(_Strict):
 
 
 class ValueAxis(_Strict):
-    """One direction of a `panacea` adapter. Its gate is its share of the preference vector."""
+    """One direction of a `panacea`, whose gate is its share of the preference vector, or one axis that the
+    anchors of a `pareto-expert` lie on."""
 
     id: Name
     description: Text = ""
-    rank_index: Annotated[int, Field(ge=0)]
-    """The rank (row of A, column of B) that carries this axis; ranks that carry none are shared."""
+    rank_index: Annotated[int, Field(ge=0)] | None = None
+    """The rank (row of A, column of B) that carries this axis of a `panacea`; ranks that carry none are
+    shared. None in a `pareto-expert`, whose anchors have the ranks."""
 
 
 class DataSource(_Strict):
@@ -80,7 +84,7 @@ class Manifest(_Strict):
 
     schema_version: Literal[1]
     name: Name
-    version: Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+-]{0,40}$")]
+    version: Version
     kind: Kind
     description: Text = ""
     base_model: Text
@@ -88,6 +92,7 @@ class Manifest(_Strict):
     licence: Text = ""
     culture: CultureInfo | None = None
     axes: tuple[ValueAxis, ...] = ()
+    anchors: Annotated[tuple[Anchor, ...], Field(max_length=MAX_ANCHORS)] = ()
     head: Name | None = None
     """What requests call a `reward_head`; the adapter's own name says also from which split it is."""
     files: tuple[FileEntry, ...]
@@ -101,12 +106,19 @@ class Manifest(_Strict):
             raise ValueError("a lora has `culture`, a reward_head may have it; other kinds do not")
         if (self.kind == "reward_head") != (self.head is not None):
             raise ValueError("a reward_head has `head`; other kinds do not")
-        if (self.kind == "panacea") != bool(self.axes):
-            raise ValueError("a panacea has `axes`; other kinds do not")
-        indexes = [axis.rank_index for axis in self.axes]
+        if (self.kind in ("panacea", "pareto-expert")) != bool(self.axes):
+            raise ValueError("a panacea or a pareto-expert has `axes`; other kinds do not")
+        if (self.kind == "pareto-expert") != bool(self.anchors):
+            raise ValueError("a pareto-expert has `anchors`; other kinds do not")
+        indexes = [axis.rank_index for axis in self.axes if axis.rank_index is not None]
+        if len(indexes) != (len(self.axes) if self.kind == "panacea" else 0):
+            raise ValueError("the axes of a panacea have a `rank_index`; those of other kinds do not")
         ids = [axis.id for axis in self.axes]
         if len(set(indexes)) != len(indexes) or len(set(ids)) != len(ids):
             raise ValueError("two axes share an id or a rank_index")
+        if self.anchors:
+            check_vectors(ids, [anchor.vector for anchor in self.anchors])
+            check_blocks(self.anchors)
         paths = [entry.path for entry in self.files]
         if len(set(paths)) != len(paths):
             raise ValueError("a file is listed twice")
@@ -116,9 +128,25 @@ class Manifest(_Strict):
         return self
 
     @property
+    def own_ranks(self) -> dict[str, range]:
+        """The ranks that have gates of their own, by what they carry."""
+        return {
+            **{
+                f"axis {a.id}": range(a.rank_index, a.rank_index + 1)
+                for a in self.axes
+                if a.rank_index is not None
+            },
+            **{f"anchor {i} ({a.title})": range(*a.ranks) for i, a in enumerate(self.anchors, 1)},
+        }
+
+    @property
     def digest(self) -> str:
         """Content digest: sha256 over the canonical manifest, which holds the files' own hashes. Hex."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        document = self.model_dump(mode="json")
+        if not self.anchors:
+            # Stores and signatures hold digests from before there were anchors.
+            del document["anchors"]
+        canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
@@ -182,135 +210,3 @@ def described(error: ValidationError) -> str:
 def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def describe_files(folder: Path, names: Sequence[str]) -> tuple[FileEntry, ...]:
-    return tuple(
-        FileEntry(path=n, size_bytes=(folder / n).stat().st_size, sha256=file_sha256(folder / n))
-        for n in names
-    )
-
-
-def write_adapter_folder(
-    folder: Path,
-    *,
-    name: str,
-    version: str,
-    kind: Kind,
-    base_model: str,
-    rank: int,
-    alpha: float,
-    target_modules: Sequence[str],
-    tensors: Mapping[str, Any],
-    description: str = "",
-    licence: str = "",
-    culture: CultureInfo | None = None,
-    axes: Sequence[ValueAxis] = (),
-    data: Sequence[DataSource] = (),
-    card: str = "",
-    extra: Mapping[str, str] | None = None,
-) -> Manifest:
-    """Writes a complete adapter folder that PEFT can open as it is.
-
-    Args:
-        tensors: PEFT's names (`base_model.model....lora_A.weight`) to tensors.
-        extra: further text files by name; they are not part of the manifest's `files`.
-    """
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous() for k, v in tensors.items()}, folder / WEIGHTS)
-    peft_config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_model,
-        "r": rank,
-        "lora_alpha": alpha,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "use_rslora": False,
-        "use_dora": False,
-        "modules_to_save": None,
-        "inference_mode": True,
-        "target_modules": sorted(target_modules),
-    }
-    (folder / PEFT_CONFIG).write_text(json.dumps(peft_config, indent=2) + "\n")
-    if card:
-        (folder / "README.md").write_text(card)
-    for file_name, text in (extra or {}).items():
-        (folder / file_name).write_text(text)
-    manifest = Manifest(
-        schema_version=1,
-        name=name,
-        version=version,
-        kind=kind,
-        description=description,
-        base_model=base_model,
-        licence=licence,
-        culture=culture,
-        axes=tuple(axes),
-        files=describe_files(folder, [PEFT_CONFIG, WEIGHTS]),
-        data=tuple(data),
-    )
-    _write_manifest(folder, manifest)
-    return manifest
-
-
-def write_reward_head_folder(
-    folder: Path,
-    *,
-    name: str,
-    version: str,
-    head: str,
-    base_model: str,
-    weight: Any,
-    bias: float,
-    config: RewardHeadConfig,
-    description: str = "",
-    licence: str = "",
-    culture: CultureInfo | None = None,
-    data: Sequence[DataSource] = (),
-    card: str = "",
-    extra: Mapping[str, str] | None = None,
-) -> Manifest:
-    """Writes a complete reward head folder; the manifest last, so that a folder with one is complete.
-
-    Args:
-        weight: w of `raw = w·h + b`, `[hidden]`.
-        extra: further text files by name; they are not part of the manifest's `files`.
-    """
-    import torch
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        "weight": torch.as_tensor(weight, dtype=torch.float32).contiguous(),
-        "bias": torch.tensor([bias], dtype=torch.float32),
-    }
-    save_file(tensors, folder / HEAD_WEIGHTS)
-    texts = {HEAD_CONFIG: json.dumps(config.model_dump(mode="json"), indent=2) + "\n", **(extra or {})}
-    if card:
-        texts["README.md"] = card
-    for file_name, text in texts.items():
-        (folder / file_name).write_text(text)
-    manifest = Manifest(
-        schema_version=1,
-        name=name,
-        version=version,
-        kind="reward_head",
-        description=description,
-        base_model=base_model,
-        licence=licence,
-        culture=culture,
-        head=head,
-        files=describe_files(folder, [HEAD_CONFIG, HEAD_WEIGHTS]),
-        data=tuple(data),
-    )
-    _write_manifest(folder, manifest)
-    return manifest
-
-
-def _write_manifest(folder: Path, manifest: Manifest) -> None:
-    document = manifest.model_dump(mode="json", exclude_defaults=True)
-    (folder / MANIFEST).write_text(yaml.safe_dump(document, sort_keys=False, width=100))

@@ -35,6 +35,7 @@ class Checked:
             "kind": manifest.kind,
             "culture": manifest.culture and manifest.culture.id,
             "axes": [axis.id for axis in manifest.axes],
+            "anchors": [anchor.model_dump(mode="json") for anchor in manifest.anchors],
             "head": manifest.head,
             "rank": self.rank,
             "base_model": manifest.base_model,

@@ -54,14 +54,14 @@ async def probe_base(engine: Engine) -> ProbeAnswer:
 async def probe_adapter(
     engine: Engine, leases: SlotLeases, adapter: LoadedAdapter, base: ProbeAnswer
 ) -> None:
-    """Loads the adapter and compares.
+    """Loads the adapter, all of its axes or anchors weighed the same, and compares.
 
     Raises: CapacityError when no slot came free; CatalogueError: `probe_failed` (it cannot be loaded or run),
         `probe_not_finite`, `probe_no_effect` (steered equals base) or `probe_base_changed`.
     """
-    gate = AdapterGate(adapter.name, adapter.version, adapter.digest, 1.0)
-    axes = tuple((axis.rank_index, 1 / len(adapter.manifest.axes)) for axis in adapter.manifest.axes)
-    plan = SteeringPlan("adapters", (AdapterGate(gate.name, gate.version, gate.digest, 1.0, axes),))
+    parts = adapter.manifest.own_ranks.values()
+    even = tuple((rank, 1 / len(parts)) for ranks in parts for rank in ranks)
+    plan = SteeringPlan("adapters", (AdapterGate(adapter.name, adapter.version, adapter.digest, 1.0, even),))
     try:
         lease = await leases.acquire([adapter])
         try:

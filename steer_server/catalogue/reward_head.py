@@ -36,9 +36,13 @@ class TextFormat(_Strict):
 
     def token_ids(self, tokenizer: Any, messages: Sequence[Message], answer: str) -> list[int]:
         """The ids whose last one's hidden state the head reads; at least one, at most `max_tokens`."""
+        return self.all_token_ids(tokenizer, messages, answer)[-self.max_tokens :]
+
+    def all_token_ids(self, tokenizer: Any, messages: Sequence[Message], answer: str) -> list[int]:
+        """The ids of the whole text."""
         turns = [*messages, {"role": "assistant", "content": answer}]
         text = tokenizer.apply_chat_template(turns, tokenize=False).rstrip()
-        return list(tokenizer.encode(text, add_special_tokens=False))[-self.max_tokens :]
+        return list(tokenizer.encode(text, add_special_tokens=False))
 
 
 class Calibration(_Strict):

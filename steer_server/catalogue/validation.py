@@ -90,12 +90,8 @@ def _validated_adapter(folder: Path, manifest: Manifest, base: BaseModel, max_ra
     name = manifest.name
     config = _read_peft_config(folder, name)
     _check_agreement(config, manifest)
-    rank, scale = _rank_and_scale(config, name, max_rank)
-    for axis in manifest.axes:
-        if axis.rank_index >= rank:
-            raise CatalogueError(
-                name, "axis_out_of_range", f"axis {axis.id} has rank_index {axis.rank_index} of {rank}"
-            )
+    rank, scale = _rank_and_scale(config, manifest, max_rank)
+    _check_own_ranks(manifest, rank)
     check_lora_tensors(folder / WEIGHTS, manifest, base, rank, scale, _targets(config, name))
     return LoadedAdapter(manifest, folder, rank)
 
@@ -178,15 +174,31 @@ def _targets(config: dict[str, Any], name: str) -> list[str] | None:
     return targets
 
 
-def _rank_and_scale(config: dict[str, Any], name: str, max_rank: int) -> tuple[int, float]:
+def _check_own_ranks(manifest: Manifest, rank: int) -> None:
+    """Axes and anchors have ranks that are there, and no rank beside the anchors' is left ungated."""
+    carried: set[int] = set()
+    for part, ranks in manifest.own_ranks.items():
+        if ranks[-1] >= rank:
+            reason = "anchor_out_of_range" if manifest.anchors else "axis_out_of_range"
+            raise CatalogueError(manifest.name, reason, f"{part} has rank {ranks[-1]} of 0 to {rank - 1}")
+        carried.update(ranks)
+    if manifest.anchors and (idle := set(range(rank)) - carried):
+        raise CatalogueError(
+            manifest.name, "rank_without_anchor", f"rank {min(idle)} is in no anchor's `ranks`"
+        )
+
+
+def _rank_and_scale(config: dict[str, Any], manifest: Manifest, max_rank: int) -> tuple[int, float]:
+    name = manifest.name
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
         raise CatalogueError(name, "bad_rank", f"{PEFT_CONFIG}: r = {repr(rank)[:40]}")
     if rank > max_rank:
+        together = f" ({len(manifest.anchors)} anchors together)" if manifest.anchors else ""
         raise CatalogueError(
             name,
             "rank_too_large",
-            f"rank {str(rank)[:40]}, this server's bank has rank {max_rank} (--bank-rank)",
+            f"rank {str(rank)[:40]}{together}, this server's bank has rank {max_rank} (--bank-rank)",
         )
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha <= MAX_ALPHA:
         raise CatalogueError(

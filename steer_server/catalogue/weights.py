@@ -44,8 +44,8 @@ def check_lora_tensors(
         targets: `target_modules` of the PEFT config; None when it names no layers.
 
     Raises: CatalogueError: foreign_tensor, wrong_shape, wrong_dtype, no_tensors, half_a_pair,
-        peft_config_disagrees, not_finite, norm_too_large, no_effect, axis_no_effect, weights_unreadable, and
-        what `read_tensor_header` raises.
+        peft_config_disagrees, not_finite, norm_too_large, no_effect, axis_no_effect, anchor_no_effect,
+        weights_unreadable, and what `read_tensor_header` raises.
     """
     name = manifest.name
     max_header = FREE_HEADER_BYTES + HEADER_BYTES_PER_TENSOR * 2 * len(base.linear_shapes)
@@ -55,7 +55,7 @@ def check_lora_tensors(
         raise CatalogueError(name, "no_tensors", path.name)
     if targets is not None:
         _check_targets(modules, name, targets)
-    axis_norms = {axis.id: 0.0 for axis in manifest.axes}
+    part_norms = dict.fromkeys(manifest.own_ranks, 0.0)
     largest = 0.0
     with _opened(path, name) as weights:
         for module in modules:
@@ -68,13 +68,13 @@ def check_lora_tensors(
             if not norm <= MAX_DELTA_NORM:
                 raise CatalogueError(name, "norm_too_large", f"{module}: ‖ΔW‖ = {norm:.3g}")
             largest = max(largest, norm)
-            for axis in manifest.axes:
-                i = axis.rank_index
-                axis_norms[axis.id] += float(b_out_R[:, i].norm() * a_R_in[i].norm())
+            for part, ranks in manifest.own_ranks.items():
+                part_norms[part] += float((b_out_R[:, ranks].norm(dim=0) * a_R_in[ranks].norm(dim=1)).sum())
     if largest == 0:
         raise CatalogueError(name, "no_effect", f"{path.name}: every update is zero")
-    if idle := [axis for axis, norm in axis_norms.items() if norm == 0]:
-        raise CatalogueError(name, "axis_no_effect", f"axis {idle[0]}: its rank is zero in every layer")
+    if idle := [part for part, norm in part_norms.items() if norm == 0]:
+        reason = "anchor_no_effect" if manifest.anchors else "axis_no_effect"
+        raise CatalogueError(name, reason, f"{idle[0]}: its update is zero in every layer")
 
 
 def check_head_tensors(path: Path, name: str, hidden_size: int) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from starlette.requests import Request
 
-from steer_server.catalogue.snapshot import LoadedAdapter
+from steer_server.catalogue.reward_head import Message, TextFormat
+from steer_server.catalogue.snapshot import LoadedAdapter, LoadedRewardHead
 from steer_server.steering.plan import SteeringPlan
 
 Route = Literal["chat", "completion"]
@@ -22,6 +23,28 @@ class Answer:
     """The whole response, when not streaming."""
     events: AsyncIterator[str] | None = None
     """SSE events as text, each ending in a blank line; the last is `data: [DONE]`."""
+
+
+@dataclass(frozen=True)
+class ScoringText:
+    """An answer to score, where it stands in its conversation."""
+
+    messages: tuple[Message, ...]
+    answer: str
+    text_format: TextFormat
+    """Of the heads that it is scored for."""
+
+
+@dataclass(frozen=True)
+class ScoredText:
+    """What the base model's state at a text's last token is worth."""
+
+    raw: Mapping[str, float]
+    """By digest, of every head that was loaded when the text was read, whatever its text format."""
+    num_tokens: int
+    """That were read."""
+    is_cut: bool
+    """The text is longer than its format's `max_tokens`; its beginning was not read."""
 
 
 class EngineRun(Protocol):
@@ -39,7 +62,15 @@ class EngineRun(Protocol):
         ...
 
 
-class Engine(Protocol):
+class Runner(Protocol):
+    """What answers requests: the engine, or an upstream."""
+
+    def run(self, route: Route, body: dict[str, Any], plan: SteeringPlan, request: Request) -> EngineRun:
+        """One request under one plan. Every adapter of the plan must be leased until it has stopped."""
+        ...
+
+
+class Engine(Runner, Protocol):
     """A model with a bank of adapters."""
 
     served_name: str
@@ -61,8 +92,24 @@ class Engine(Protocol):
         """
         ...
 
-    def run(self, route: Route, body: dict[str, Any], plan: SteeringPlan, request: Request) -> EngineRun:
-        """One request under one plan. Every adapter of the plan must be leased until it has stopped."""
+    async def load_head(self, head: LoadedRewardHead) -> None:
+        """From now on, texts are scored by this version too. Versions do not replace each other.
+
+        Raises: EngineError; nothing has changed then.
+        """
+        ...
+
+    async def drop_head(self, digest: str) -> None:
+        """Forgets a version; one that is not loaded is no error. Raises: EngineError."""
+        ...
+
+    async def score(self, texts: Sequence[ScoringText]) -> list[ScoredText]:
+        """Scores of every text by all loaded heads, under the base model. Cancelled, it leaves nothing
+        running.
+
+        Raises: RequestError for messages that the chat template refuses, or a text that is too long;
+            EngineError.
+        """
         ...
 
     async def check_health(self) -> None:

@@ -6,6 +6,9 @@ Semantics: over a vocabulary of 64 words, the logits at position i of prompt p a
 
 and the next word is their argmax. So gates of 0 give the base model's text exactly, weights add, and the
 order of adapters does not matter: the promises that the contract suite checks on this engine and on vLLM.
+Choice i > 0 of a request for several answers to p is what p followed by "#i" gives. A reward head's raw score
+is a number that its digest and the text's last words alone decide.
+
 Not covered: tools, logprobs of alternatives, structured output, batching effects.
 """
 
@@ -14,14 +17,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import numpy as np
 from starlette.requests import Request
 
-from steer_server.catalogue.snapshot import LoadedAdapter
-from steer_server.engine.base import Answer, Route
+from steer_server.catalogue.snapshot import LoadedAdapter, LoadedRewardHead
+from steer_server.engine.base import Answer, Route, ScoredText, ScoringText
 from steer_server.errors import EngineError, EngineRefusal
 from steer_server.steering.plan import SteeringPlan
 
@@ -44,7 +47,11 @@ class FakeEngine:
         self.slots: dict[int, str] = {}
         """Digest of the adapter in each slot."""
         self.failing_digests: set[str] = set()
-        """Adapters whose loading fails."""
+        """Adapters and heads whose loading fails."""
+        self.heads: set[str] = set()
+        """Digests of the loaded heads."""
+        self.scored: list[ScoringText] = []
+        """Every text that was scored."""
         self.num_loads = 0
         self.num_running = 0
         self.is_dead = False
@@ -62,6 +69,34 @@ class FakeEngine:
 
     def run(self, route: Route, body: dict[str, Any], plan: SteeringPlan, request: Request) -> FakeRun:
         return FakeRun(self, route, body, plan)
+
+    async def load_head(self, head: LoadedRewardHead) -> None:
+        await asyncio.sleep(self.token_seconds)
+        if head.digest in self.failing_digests:
+            raise EngineError(f"reward head {head.title} cannot be loaded")
+        self.heads.add(head.digest)
+
+    async def drop_head(self, digest: str) -> None:
+        self.heads.discard(digest)
+
+    async def score(self, texts: Sequence[ScoringText]) -> list[ScoredText]:
+        if self.is_dead:
+            raise EngineError("the engine is dead")
+        self.scored += texts
+        loaded = sorted(self.heads)
+        self.num_running += 1
+        try:
+            await asyncio.sleep(self.token_seconds)
+        finally:
+            self.num_running -= 1
+        return [self._scored(text, loaded) for text in texts]
+
+    @staticmethod
+    def _scored(text: ScoringText, loaded: Sequence[str]) -> ScoredText:
+        whole = [word for m in text.messages for word in m["content"].split()] + text.answer.split()
+        read = whole[-text.text_format.max_tokens :]
+        raw = {digest: float(_noise("score", digest, *read)[0]) for digest in loaded}
+        return ScoredText(raw, len(read), len(read) < len(whole))
 
     async def check_health(self) -> None:
         if self.is_dead:
@@ -115,8 +150,14 @@ class FakeRun:
             return Answer(events=self._events())
         words = [word async for word, _ in self._words()]
         await self.stop()
-        choices = [self._choice(i, " ".join(words)) for i in range(int(self.body.get("n") or 1))]
-        usage = {"prompt_tokens": 1, "completion_tokens": len(words), "total_tokens": 1 + len(words)}
+        choices = [self._choice(0, " ".join(words))]
+        for i in range(1, int(self.body.get("n") or 1)):
+            others = [
+                self.engine.next_word(f"{self.prompt}#{i}", at, self.plan)[0] for at in range(len(words))
+            ]
+            choices.append(self._choice(i, " ".join(others)))
+        total = len(words) * len(choices)
+        usage = {"prompt_tokens": 1, "completion_tokens": total, "total_tokens": 1 + total}
         object_ = "chat.completion" if self.route == "chat" else "text_completion"
         return Answer(body={**self._envelope(object_), "choices": choices, "usage": usage})
 

@@ -2,6 +2,7 @@
 
 What is replaced in vLLM 0.32, and nothing else:
 - the platform's punica wrapper class, and the worker's LoRA manager class;
+- the model runners' sampling, before which the reward tap reads the step's hidden states;
 - on CPU, the rule that switches compilation off as soon as LoRA is on (it is there for vLLM's own LoRA
   operations, which cannot be traced; the bank's can);
 - on CPU, the loading of a compiled model from vLLM's cache, which vLLM expects to be of its own backend, so
@@ -30,11 +31,13 @@ def install() -> None:
     import vllm.v1.worker.lora_model_runner_mixin as mixin
     from vllm.platforms import current_platform
 
+    from steer_server.engine.reward_tap import tap_runners
     from steer_server.engine.worker import BankWorkerManager
 
     platform = type(current_platform)
     platform.get_punica_wrapper = classmethod(lambda cls: WRAPPER)
     mixin.LRUCacheWorkerLoRAManager = BankWorkerManager
+    tap_runners(is_cpu=current_platform.is_cpu())
     if current_platform.is_cpu() and not hasattr(platform, "_steer_keeps_compilation"):
         platform._steer_keeps_compilation = True
         _keep_compilation(platform)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from argparse import Namespace
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from copy import copy
 from typing import Any
@@ -25,8 +25,9 @@ from vllm.lora.request import LoRARequest
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from steer_server.app import attach, start
-from steer_server.catalogue.snapshot import LoadedAdapter
-from steer_server.engine.base import Answer, Route
+from steer_server.catalogue.snapshot import LoadedAdapter, LoadedRewardHead
+from steer_server.engine.base import Answer, Route, ScoredText, ScoringText
+from steer_server.engine.scoring import VllmScorer
 from steer_server.engine.translate import failure, invalid_body, refusal
 from steer_server.engine.worker import BANK_KEY
 from steer_server.errors import EngineError
@@ -102,6 +103,7 @@ class VllmEngine:
         self.num_slots = int(args.additional_config[BANK_KEY]["slots"])
         self.keep_alive_seconds = float(getattr(args, "sse_keep_alive_interval", 0) or 0)
         self.plan_ids = PlanIds(settings.max_plans)
+        self.scorer = VllmScorer(client)
         # Copies: vLLM's own routes keep the handlers as they are.
         chat, completion = copy(state.openai_serving_chat), copy(state.openai_serving_completion)
         chat.engine_client = completion.engine_client = SteeredClient(client)
@@ -128,6 +130,15 @@ class VllmEngine:
 
     def run(self, route: Route, body: dict[str, Any], plan: SteeringPlan, request: Request) -> VllmRun:
         return VllmRun(self, route, body, plan, request)
+
+    async def load_head(self, head: LoadedRewardHead) -> None:
+        await self.scorer.load_head(head)
+
+    async def drop_head(self, digest: str) -> None:
+        await self.scorer.drop_head(digest)
+
+    async def score(self, texts: Sequence[ScoringText]) -> list[ScoredText]:
+        return await self.scorer.score(texts)
 
     async def check_health(self) -> None:
         try:

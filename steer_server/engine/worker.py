@@ -16,6 +16,7 @@ from vllm.lora.request import LoRARequest
 from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
 
 from steer_server.engine.bank import GateTable, LayerBank
+from steer_server.engine.reward_tap import RewardTapExtension
 from steer_server.steering.plan import SteeringPlan
 
 BANK_KEY = "steer_bank"
@@ -205,7 +206,7 @@ class BankWorkerManager(LRUCacheWorkerLoRAManager):
         return set()
 
 
-class BankWorkerExtension:
+class BankWorkerExtension(RewardTapExtension):
     """Methods that the API process calls on every worker with `collective_rpc`."""
 
     model_runner: Any

@@ -7,13 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from steer_server.catalogue.manifest import (
-    PEFT_CONFIG,
-    WEIGHTS,
-    CultureInfo,
-    read_manifest,
-    write_adapter_folder,
-)
+from steer_server.catalogue.folders import write_adapter_folder
+from steer_server.catalogue.manifest import PEFT_CONFIG, WEIGHTS, CultureInfo, read_manifest
 from steer_server.catalogue.package import pack
 from steer_server.errors import CatalogueError, EvaluationError
 

@@ -122,14 +122,20 @@ def memory_verdict(memory: Mapping[str, Any] | None) -> Verdict:
     )
 
 
+RESIDENT, ACTIVE = "steer_slots_resident", "steer_adapters_active"
+
+
 def given_back_verdict(in_use: Mapping[str, tuple[float | None, float | None]]) -> Verdict:
-    """Gauges of the server's metrics, before and after: none has risen. The bank's size never changes and
-    shows nothing; slots that other adapters were driven from stay empty until those are asked for again. A
-    gauge that was not there before was 0."""
+    """Gauges of the server's metrics, before and after: none has risen, and no slot holds what is not active.
+    The bank's size never changes and shows nothing. A gauge that was not there before was 0."""
     gauges = {
         key: (pair[0] or 0.0, pair[1] or 0.0) for key, pair in in_use.items() if key.startswith("steer_")
     }
     risen = {key: pair for key, pair in gauges.items() if pair[1] > pair[0]}
+    # Adapters that were asked for meanwhile may lie in slots, if they are active.
+    resident, active = (gauges.get(key, (0.0, 0.0))[1] for key in (RESIDENT, ACTIVE))
+    if resident <= active:
+        risen.pop(RESIDENT, None)
     named = ", ".join(f"{key} {before:g} -> {after:g}" for key, (before, after) in gauges.items())
     said = f"risen: {risen}" if risen else named or "the server says nothing"
     return Verdict("all_given_back", not risen if gauges else None, said)

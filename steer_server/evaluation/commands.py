@@ -86,6 +86,55 @@ def reload(
     evaluate_reload(ReloadOptions(url, package, key, cycles, slots), out)
 
 
+@bench_commands.command("rewards")
+def rewards(
+    judges: Annotated[
+        Path, typer.Option(help="Directory of judges: `train reward-head --split judge`.", exists=True)
+    ],
+    data: Annotated[Path, typer.Option(help="Directory of the recipes' data files.", exists=True)],
+    url: Url = "http://127.0.0.1:8000",
+    key: OperatorKey = "",
+    out: Annotated[Path, typer.Option(help=REPORTS)] = Path("out/rewards"),
+    adapters: Annotated[Path, typer.Option(help="The adapters that are served.")] = Path("adapters"),
+    head: Annotated[str, typer.Option(help="That chooses.")] = "harmless",
+    judge: Annotated[str, typer.Option(help="Without: of the head's name.")] = "",
+    answers: Annotated[int, typer.Option(min=1, max=256, help="Scored at once.")] = 64,
+    more_heads: Annotated[int, typer.Option(min=0, help="Pushed for the comparison.")] = 10,
+    rounds: Annotated[int, typer.Option(min=1, help="Of measuring the cost.")] = 7,
+    prompts: Annotated[int, typer.Option(min=1, help="Most prompts to answer.")] = 100,
+    candidates: Annotated[int, typer.Option(min=2, help="n of best-of-n.")] = 4,
+    temperature: Annotated[float, typer.Option(min=0.01)] = 0.7,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+    seed: Annotated[int, typer.Option(help="Of prompts and sampling.")] = 20261121,
+    model: Annotated[str, typer.Option(help="The model that the judge was trained on.")] = "builtin",
+    concurrency: Annotated[int, typer.Option(min=1, help="Prompts under way at once.")] = 4,
+) -> None:
+    """What scoring costs beside a prefill, and what best-of-n gains beside one answer and a client's own."""
+    from steer_server.evaluation.rewards import RewardsOptions, evaluate_rewards
+    from steer_server.evaluation.samples import Sampling
+
+    evaluate_rewards(
+        RewardsOptions(
+            url=url,
+            data=data,
+            judges=judges,
+            shipped=adapters,
+            key=key,
+            head=head,
+            judge=judge,
+            answers=answers,
+            more_heads=more_heads,
+            rounds=rounds,
+            prompts=prompts,
+            candidates=candidates,
+            sampling=Sampling(temperature, max_tokens, seed),
+            concurrency=concurrency,
+        ),
+        Settings.read(model=model),
+        out,
+    )
+
+
 @eval_commands.command("survey")
 def survey(
     data: Annotated[Path, typer.Option(help="Survey answers, gzipped JSON lines.", exists=True)],

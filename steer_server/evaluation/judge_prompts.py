@@ -93,17 +93,20 @@ def trained_units(shipped: Path, data: Path) -> set[str]:
     """
     units: set[str] = set()
     for path in sorted(shipped.glob(f"*/{RECIPE}")):
-        written = json.loads(path.read_text(encoding="utf-8")).get("recipe")
-        if not isinstance(written, dict) or "axes" not in written:
-            continue
-        try:
-            recipe = PanaceaRecipe.model_validate(written)
-        except ValidationError as error:
-            raise EvaluationError(
-                f"{path.parent.name}/{RECIPE} does not say what it was trained on: {error}"
-            ) from error
-        for axis in recipe.axes:
-            units |= {pair.unit for pair in axis_split(recipe, axis.axis, data)[0]}
+        document = json.loads(path.read_text(encoding="utf-8"))
+        # A pareto-expert was not trained itself; it says what its anchors were trained with.
+        for part in (document, *document.get("anchors", [])):
+            written = part.get("recipe")
+            if not isinstance(written, dict) or "axes" not in written:
+                continue
+            try:
+                recipe = PanaceaRecipe.model_validate(written)
+            except ValidationError as error:
+                raise EvaluationError(
+                    f"{path.parent.name}/{RECIPE} does not say what it was trained on: {error}"
+                ) from error
+            for axis in recipe.axes:
+                units |= {pair.unit for pair in axis_split(recipe, axis.axis, data)[0]}
     return units
 
 

@@ -69,7 +69,8 @@ async def numbers_in_use(http: httpx.AsyncClient) -> dict[str, float]:
         for line in (await http.get("/metrics")).raise_for_status().text.splitlines():
             if line.startswith("# TYPE steer_") and line.endswith(" gauge"):
                 name = line.split()[2]
-                gauges |= {name} if any(word in name for word in IN_USE) else set()
+                is_in_use = any(word in name for word in IN_USE) and not name.endswith("_created")
+                gauges |= {name} if is_in_use else set()
             elif line.split("{")[0].split(" ")[0] in gauges:
                 key, _, value = line.rpartition(" ")
                 found[key] = float(value)

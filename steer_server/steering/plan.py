@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from steer_server.catalogue.manifest import Manifest
 from steer_server.catalogue.snapshot import Catalogue, LoadedAdapter
 from steer_server.errors import PolicyError, QuarantinedError, RequestError, UnknownNameError
+from steer_server.steering.anchors import anchor_weights
 from steer_server.steering.policy import Policy
 from steer_server.steering.spec import SteeringSpec
 
@@ -35,9 +37,10 @@ class AdapterGate:
     digest: str
     """Content digest of the adapter."""
     weight: float
-    """Gate on every rank that carries no value axis: the quantised weight x strength; 1 for panacea."""
+    """The quantised weight x strength, where a preference vector as a whole has weight 1. The gate on every
+    rank that is not in `axes`."""
     axes: tuple[tuple[int, float], ...] = ()
-    """(rank index, gate) of each value axis."""
+    """(rank index, gate) of each rank with a gate of its own: of a value axis, or of an anchor."""
 
     def gates(self, rank: int) -> list[float]:
         """The gate of each of the adapter's ranks, length `rank`."""
@@ -107,7 +110,8 @@ def build_plan(
     """What will be done for `spec`, with what is loaded, within the policy.
 
     Semantics: culture c gets the gate quantise(w_c * strength); value axis i gets quantise(strength * λ_i)
-    with λ = floor_values(w / Σ w), and the shared ranks of its adapter quantise(strength).
+    with λ = floor_values(w / Σ w), and the shared ranks of its adapter quantise(strength). Where the axes
+    have anchors, the ranks of anchor i get quantise(strength * anchor_weights(anchors, λ)_i).
     Gates that are 0 are dropped, so a plan of weight 0 is the base model itself.
 
     Raises:
@@ -161,18 +165,32 @@ def _preference_gate(
     total = sum(spec.values.values())
     shares = {a.id: spec.values.get(a.id, 0.0) / total for a in adapter.manifest.axes}
     shares = policy.floor_values(shares)
-    axes = tuple((a.rank_index, quantise(spec.strength * shares[a.id])) for a in adapter.manifest.axes)
+    axes = _own_gates(adapter.manifest, shares, spec.strength)
     gate = AdapterGate(adapter.name, adapter.version, adapter.digest, quantise(spec.strength), axes)
+    if not any(gate.gates(adapter.rank)):
+        gate = replace(gate, weight=0.0)
     return gate, shares
 
 
+def _own_gates(
+    manifest: Manifest, shares: Mapping[str, float], strength: float
+) -> tuple[tuple[int, float], ...]:
+    """(rank, gate) of every rank that carries an axis or belongs to an anchor."""
+    weights: Sequence[float] = list(shares.values())
+    if manifest.anchors:
+        vectors = [anchor.weights(list(shares)) for anchor in manifest.anchors]
+        weights = anchor_weights(vectors, weights)
+    parts = zip(manifest.own_ranks.values(), weights, strict=True)
+    return tuple((rank, quantise(strength * weight)) for ranks, weight in parts for rank in ranks)
+
+
 def not_usable(
-    kind: str, name: str, catalogue: Catalogue, known: Iterable[str], *, param: str
+    kind: str, name: str, catalogue: Catalogue, known: Iterable[str], *, param: str, code: str = ""
 ) -> UnknownNameError | QuarantinedError:
     """Why a name is not in `known`, the names of its kind that can be used now."""
     if title := catalogue.quarantined.get(name):
         return QuarantinedError(kind, name, title, param=param)
-    return UnknownNameError(kind, name, known, param=param, code=f"unknown_{kind.split()[0]}")
+    return UnknownNameError(kind, name, known, param=param, code=code or f"unknown_{kind.split()[0]}")
 
 
 def offered_cultures(catalogue: Catalogue, policy: Policy) -> list[str]:
@@ -201,7 +219,17 @@ def describe_catalogue(catalogue: Catalogue, policy: Policy, presets: Mapping[st
             if adapter.name not in policy.denied_adapters
             for a in adapter.manifest.axes
         ],
-        "reward_heads": [],
+        "reward_heads": [
+            {
+                "id": head,
+                "description": loaded.manifest.description,
+                "meaning": loaded.config.label_meaning,
+                "culture": loaded.manifest.culture.id if loaded.manifest.culture else None,
+                "adapter": loaded.title,
+            }
+            for head, loaded in sorted(catalogue.reward_heads.items())
+            if loaded.name not in policy.denied_adapters
+        ],
         "presets": [{"id": name, "steering": preset} for name, preset in sorted(presets.items())],
         "policy": policy.public(),
     }

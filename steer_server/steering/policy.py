@@ -24,6 +24,8 @@ class Policy(BaseModel):
     max_strength: float = Field(default=2.0, ge=0)
     max_adapters: int = Field(default=8, ge=1)
     """Most adapters in one blend."""
+    max_candidates: int = Field(default=16, ge=1)
+    """Most answers that best_of_n may draw to choose from."""
     value_floors: Mapping[str, float] = Field(default_factory=dict)
     """Least share of a value axis on the simplex, such as `harmless: 0.2`, whenever values are steered."""
     denied_adapters: frozenset[str] = frozenset()

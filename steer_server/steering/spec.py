@@ -10,10 +10,14 @@ from typing import Any
 
 from steer_server.errors import RequestError, UnknownNameError
 
-METHODS = ("adapters", "none")
+METHODS = ("adapters", "best_of_n", "none")
 """Methods this server can run. Others of the contract are refused by name, not ignored."""
 
-METHODS_ELSEWHERE = ("best_of_n", "align_pro", "diffpo")
+METHODS_ELSEWHERE = ("align_pro", "diffpo")
+
+OPTIONS: Mapping[str, tuple[str, ...]] = {"best_of_n": ("n", "weights")}
+"""Keys of `options`, by method."""
+DEFAULT_CANDIDATES = 4
 
 KEYS = ("cultures", "values", "strength", "method", "reward_heads", "options")
 MAX_ENTRIES = 64
@@ -30,6 +34,13 @@ class SteeringSpec:
     strength: float = 1.0
     """Scales every culture's weight. 0 is the base model, bit for bit."""
     method: str = "adapters"
+    reward_heads: tuple[str, ...] = ()
+    """Head ids that score the answer, each once, as in the request."""
+    candidates: int = DEFAULT_CANDIDATES
+    """`options.n` of best_of_n: answers to choose from."""
+    head_weights: Mapping[str, float] = field(default_factory=dict)
+    """`options.weights` of best_of_n: how much each of the heads counts; normalised to the simplex when
+    chosen by. Empty: all the same."""
 
 
 def parse_spec(document: Any, *, param: str = "steering") -> SteeringSpec:
@@ -60,8 +71,8 @@ def parse_spec(document: Any, *, param: str = "steering") -> SteeringSpec:
     cultures = _weights(document, "cultures", param)
     values = _weights(document, "values", param)
     strength = _number(document.get("strength", 1.0), f"{param}.strength")
-    _refuse_reward_heads(document.get("reward_heads", []), f"{param}.reward_heads")
-    _refuse_options(document.get("options", {}), method, f"{param}.options")
+    heads = _names(document.get("reward_heads", []), f"{param}.reward_heads")
+    options = _options(document.get("options", {}), method, f"{param}.options")
     if method == "none" and (cultures or values):
         raise RequestError(
             "method 'none' takes no cultures and no values; leave them out, or use method 'adapters'.",
@@ -72,7 +83,19 @@ def parse_spec(document: Any, *, param: str = "steering") -> SteeringSpec:
             "Nothing to steer by: give `cultures` or `values`, or method 'none' for the base model.",
             param=param,
         )
-    return SteeringSpec(cultures, values, strength, method)
+    if method == "best_of_n" and not heads:
+        raise RequestError(
+            "best_of_n chooses by reward heads; name at least one.", param=f"{param}.reward_heads"
+        )
+    return SteeringSpec(
+        cultures,
+        values,
+        strength,
+        method,
+        heads,
+        _count(options.get("n", DEFAULT_CANDIDATES), f"{param}.options.n"),
+        _head_weights(options, heads, f"{param}.options"),
+    )
 
 
 def parse_spec_text(text: str, *, param: str) -> SteeringSpec:
@@ -119,20 +142,51 @@ def _number(value: Any, param: str) -> float:
     return number
 
 
-def _refuse_reward_heads(heads: Any, param: str) -> None:
-    if not isinstance(heads, list) or not all(isinstance(head, str) for head in heads):
+def _names(names: Any, param: str) -> tuple[str, ...]:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise RequestError(f"`{param}` must be a list of names.", param=param)
-    if heads:
-        raise UnknownNameError("reward head", heads[0], (), param=f"{param}.0", code="unknown_reward_head")
+    if len(names) > MAX_ENTRIES:
+        raise RequestError(f"`{param}` has {len(names)} entries; at most {MAX_ENTRIES}.", param=param)
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise RequestError(f"{name!r} is named twice.", param=f"{param}.{i}")
+    return tuple(names)
 
 
-def _refuse_options(options: Any, method: str, param: str) -> None:
+def _options(options: Any, method: str, param: str) -> dict[str, Any]:
     if not isinstance(options, dict):
         raise RequestError(f"`{param}` must be an object, not {_json_type(options)}.", param=param)
+    known = OPTIONS.get(method, ())
     for key in options:
-        raise RequestError(
-            f"Method {method!r} has no option {key!r}.", param=f"{param}.{key}", code="unknown_option"
-        )
+        if key not in known:
+            told = f"Its options: {', '.join(known)}." if known else "It has none."
+            raise RequestError(
+                f"Method {method!r} has no option {key!r}. {told}",
+                param=f"{param}.{key}",
+                code="unknown_option",
+            )
+    return options
+
+
+def _count(value: Any, param: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise RequestError(f"`{param}` must be a whole number of at least 1.", param=param)
+    return value
+
+
+def _head_weights(options: dict[str, Any], heads: tuple[str, ...], param: str) -> dict[str, float]:
+    weights = _weights(options, "weights", param)
+    for name, weight in weights.items():
+        if name not in heads:
+            raise UnknownNameError(
+                "head", name, heads, param=f"{param}.weights.{name}", code="unknown_reward_head"
+            )
+        if weight < 0:
+            raise RequestError(
+                f"Weight {weight:g} is below 0; a preference vector lies on the simplex.",
+                param=f"{param}.weights.{name}",
+            )
+    return weights
 
 
 def _json_type(value: Any) -> str:

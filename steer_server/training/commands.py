@@ -79,3 +79,19 @@ def panacea(
 
     settings = Settings.read(model=model)
     train_panacea(recipe, data, out, settings, axis or [], aggregation, as_lora)
+
+
+@commands.command("pareto-expert")
+def pareto_expert(
+    recipe: Annotated[Path, typer.Option(help="YAML file with `axes` and `anchors`.")],
+    anchors: Annotated[Path, typer.Option(help="Directory of the anchors' folders, which are LoRAs.")],
+    out: Annotated[Path, typer.Option(help="Directory that gets the adapter folder.")],
+    model: Annotated[str, typer.Option()] = "builtin",
+) -> None:
+    """Put trained adapters, each for one preference vector, into one that is weighed between them.
+
+    An adapter that is already in `out` is skipped.
+    """
+    from steer_server.training.pareto_expert import make_pareto_expert
+
+    make_pareto_expert(recipe, anchors, out, Settings.read(model=model))

@@ -24,7 +24,8 @@ import torch
 
 from steer_server.builtin_model import ensure_builtin
 from steer_server.catalogue.base_model import BaseModel
-from steer_server.catalogue.manifest import MANIFEST, CultureInfo, write_adapter_folder
+from steer_server.catalogue.folders import write_adapter_folder
+from steer_server.catalogue.manifest import MANIFEST, CultureInfo
 from steer_server.errors import TrainingError
 from steer_server.evaluation.distributions import jensen_shannon_bits
 from steer_server.evaluation.report import commit

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from steer_server.builtin_model import ensure_builtin
 from steer_server.catalogue.base_model import BaseModel
-from steer_server.catalogue.manifest import MANIFEST, CultureInfo, ValueAxis, write_adapter_folder
+from steer_server.catalogue.folders import write_adapter_folder
+from steer_server.catalogue.manifest import MANIFEST, CultureInfo, ValueAxis
 from steer_server.errors import TrainingError
 from steer_server.evaluation.report import commit
 from steer_server.settings import Settings

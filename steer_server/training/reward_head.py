@@ -17,12 +17,8 @@ import numpy as np
 
 from steer_server.builtin_model import ensure_builtin
 from steer_server.catalogue.base_model import BaseModel
-from steer_server.catalogue.manifest import (
-    MANIFEST,
-    CultureInfo,
-    DataSource,
-    write_reward_head_folder,
-)
+from steer_server.catalogue.folders import write_reward_head_folder
+from steer_server.catalogue.manifest import MANIFEST, CultureInfo, DataSource
 from steer_server.catalogue.reward_head import RewardHeadConfig, TextFormat
 from steer_server.errors import TrainingError
 from steer_server.evaluation.report import provenance

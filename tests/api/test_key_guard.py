@@ -39,6 +39,7 @@ OTHERS = [
     ("POST", "/v1/chat/completions"),
     ("POST", "/v1/completions"),
     ("POST", "/v1/steering/plan"),
+    ("POST", "/v1/rewards"),
     ("GET", "/v1/steering"),
     ("GET", "/v1/models"),
     ("GET", "/v1/adapters"),

@@ -14,11 +14,13 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from steer_server.catalogue.folders import describe_files
 from steer_server.catalogue.intake import PackageLimits
-from steer_server.catalogue.manifest import CARD, MANIFEST, PEFT_CONFIG, SIGNATURE, WEIGHTS, describe_files
+from steer_server.catalogue.manifest import CARD, MANIFEST, PEFT_CONFIG, SIGNATURE, WEIGHTS
 from steer_server.catalogue.signatures import SignaturePolicy, sign
 from tests.catalogue.archives import (
     MEGABYTES,
@@ -280,6 +282,84 @@ MANIFESTS: list[tuple[str, str, Callable[[Path], object]]] = [
     ),
 ]
 
+VERTICES: list[dict[str, Any]] = [
+    {"vector": {"helpful": 1}, "ranks": [0, 2]},
+    {"vector": {"harmless": 1}, "ranks": [2, 4]},
+]
+
+
+def at(vector: dict[str, float]) -> dict[str, Any]:
+    """A third anchor, whose ranks are not reached."""
+    return {"vector": vector, "ranks": [4, 5]}
+
+
+def experts(
+    *anchors: dict[str, Any], axes: tuple[str, ...] = ("helpful", "harmless")
+) -> Callable[[Path], None]:
+    """The good package, which has four ranks, said to be a pareto-expert with these anchors."""
+
+    def change(document: dict[str, Any]) -> None:
+        del document["culture"]
+        document.update(kind="pareto-expert", axes=[{"id": axis} for axis in axes], anchors=list(anchors))
+
+    return manifest(change)
+
+
+ANCHORS: list[tuple[str, str, Callable[[Path], object]]] = [
+    ("a pareto-expert without anchors", "manifest_invalid", experts()),
+    ("a lora with anchors", "manifest_invalid", manifest(lambda m: m.update(anchors=VERTICES))),
+    (
+        "an axis with a rank beside anchors",
+        "manifest_invalid",
+        lambda f: (experts(*VERTICES)(f), manifest(lambda m: m["axes"][0].update(rank_index=0))(f)),
+    ),
+    ("an anchor on no axis", "manifest_invalid", experts(*VERTICES, at({"bold": 1}))),
+    (
+        "an axis that no anchor weighs alone",
+        "manifest_invalid",
+        experts(VERTICES[0], at({"helpful": 0.5, "harmless": 0.5})),
+    ),
+    ("anchors of one axis", "manifest_invalid", experts(VERTICES[0], axes=("helpful",))),
+    (
+        "two anchors at one place",
+        "manifest_invalid",
+        experts(*VERTICES, at({"helpful": 0.999, "harmless": 0.001})),
+    ),
+    (
+        "an anchor beyond the simplex",
+        "manifest_invalid",
+        experts(*VERTICES, at({"helpful": 1, "harmless": 1})),
+    ),
+    ("an anchor at no number", "manifest_invalid", experts(*VERTICES, at({"helpful": float("nan")}))),
+    ("an anchor without a vector", "manifest_invalid", experts(*VERTICES, at({}))),
+    (
+        "an anchor without ranks",
+        "manifest_invalid",
+        experts(*VERTICES, {**at({"helpful": 0.5, "harmless": 0.5}), "ranks": [3, 3]}),
+    ),
+    ("two anchors in one rank", "manifest_invalid", experts(VERTICES[0], {**VERTICES[1], "ranks": [1, 4]})),
+    (
+        "an anchor of endless ranks",
+        "manifest_invalid",
+        experts(VERTICES[0], {**VERTICES[1], "ranks": [2, 10**9]}),
+    ),
+    ("a crowd of anchors", "manifest_invalid", experts(*(at({"helpful": 1}) for _ in range(40)))),
+    (
+        "an anchor beyond the rank",
+        "anchor_out_of_range",
+        experts(VERTICES[0], {**VERTICES[1], "ranks": [2, 5]}),
+    ),
+    ("a rank of no anchor", "rank_without_anchor", experts(VERTICES[0], {**VERTICES[1], "ranks": [3, 4]})),
+    (
+        "an anchor that does nothing",
+        "anchor_no_effect",
+        lambda f: (
+            tensors(lambda t, a, b: [t[key][:, 2:].zero_() for key in t if ".lora_B." in key])(f),
+            experts(*VERTICES)(f),
+        ),
+    ),
+]
+
 CONFIGS: list[tuple[str, str, Callable[[Path], object]]] = [
     ("a config that is not JSON", "peft_config_unreadable", file(PEFT_CONFIG, b"{")),
     ("a config that is not UTF-8", "peft_config_unreadable", file(PEFT_CONFIG, b'{"r": "\xff"}')),
@@ -390,7 +470,7 @@ BAD_PACKAGES: tuple[BadPackage, ...] = (
     *(BadPackage(name, reason, make) for name, reason, make in FOLDERS),
     *(
         BadPackage(name, reason, spoilt(spoil))
-        for name, reason, spoil in (*MANIFESTS, *CONFIGS, *WEIGHT_FILES)
+        for name, reason, spoil in (*MANIFESTS, *ANCHORS, *CONFIGS, *WEIGHT_FILES)
     ),
     *(BadPackage(name, reason, make, policy=SignaturePolicy.REQUIRE) for name, reason, make in SIGNATURES),
 )

@@ -14,7 +14,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from steer_server.catalogue.base_model import BaseModel
-from steer_server.catalogue.manifest import CARD, MANIFEST, PEFT_CONFIG, RECIPE, WEIGHTS, describe_files
+from steer_server.catalogue.folders import describe_files
+from steer_server.catalogue.manifest import CARD, MANIFEST, PEFT_CONFIG, RECIPE, WEIGHTS
 from steer_server.catalogue.signatures import generate_key
 from tests.support.adapters import random_adapter
 

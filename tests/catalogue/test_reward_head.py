@@ -16,20 +16,12 @@ from safetensors.torch import load_file, save_file
 
 from steer_server.app import attach, start
 from steer_server.catalogue.base_model import BaseModel
+from steer_server.catalogue.folders import describe_files
 from steer_server.catalogue.loader import largest_rank, load_directory
-from steer_server.catalogue.manifest import (
-    MANIFEST,
-    CultureInfo,
-    Manifest,
-    describe_files,
-    write_reward_head_folder,
-)
+from steer_server.catalogue.manifest import MANIFEST
 from steer_server.catalogue.reward_head import (
     HEAD_CONFIG,
     HEAD_WEIGHTS,
-    Calibration,
-    RewardHeadConfig,
-    TextFormat,
 )
 from steer_server.catalogue.validation import validate_adapter, validate_folder
 from steer_server.engine.fake import FakeEngine
@@ -37,31 +29,7 @@ from steer_server.errors import CatalogueError
 from steer_server.metrics import Metrics
 from steer_server.settings import Settings
 from tests.support.adapters import TINY, random_adapter, tiny_base_model
-
-
-def random_head(parent: Path, name: str, base: BaseModel, *, head: str = "") -> Manifest:
-    """Writes `parent/name`: a reward head with random weights."""
-    config = RewardHeadConfig(
-        schema_version=1,
-        hidden_size=base.hidden_size,
-        layer="final_norm",
-        text_format=TextFormat(layout="conversation"),
-        model="logistic",
-        label_meaning="somebody likes it",
-        calibration=Calibration(scale=1.0),
-        split="steer",
-    )
-    return write_reward_head_folder(
-        parent / name,
-        name=name,
-        version="1.0.0",
-        head=head or name.removeprefix("head-"),
-        base_model=sorted(base.names)[0],
-        weight=torch.randn(base.hidden_size),
-        bias=0.1,
-        config=config,
-        culture=CultureInfo(id="a"),
-    )
+from tests.support.heads import random_head
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +39,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
 
 @pytest.fixture
 def folder(tmp_path: Path, base: BaseModel) -> Path:
-    random_head(tmp_path, "head-good", base)
+    random_head(tmp_path, "head-good", base, culture="a")
     return tmp_path / "head-good"
 
 

@@ -13,8 +13,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from steer_server.catalogue.base_model import BaseModel
+from steer_server.catalogue.folders import describe_files
 from steer_server.catalogue.loader import DEFAULT_RANK, largest_rank, load_directory, with_bank_size
-from steer_server.catalogue.manifest import MANIFEST, PEFT_CONFIG, WEIGHTS, describe_files, read_manifest
+from steer_server.catalogue.manifest import MANIFEST, PEFT_CONFIG, WEIGHTS, read_manifest
 from steer_server.catalogue.tensor_file import read_tensor_header
 from steer_server.catalogue.validation import validate_adapter
 from steer_server.errors import CatalogueError, ConfigError

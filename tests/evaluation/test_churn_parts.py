@@ -180,6 +180,12 @@ def results(**changed: Any) -> dict[str, Any]:
         ({"gap_ratio_p99": None}, "gaps", None),
         ({"memory": None}, "memory_flat", None),
         ({"in_use": {"steer_slots": (1.0, 2.0)}}, "all_given_back", False),
+        ({"in_use": {"steer_slots_resident": (0.0, 1.0)}}, "all_given_back", False),
+        (
+            {"in_use": {"steer_slots_resident": (0.0, 1.0), "steer_adapters_active": (1.0, 1.0)}},
+            "all_given_back",
+            True,
+        ),
         ({"in_use": {"bank.slots": (8.0, 8.0)}}, "all_given_back", None),
     ],
 )

@@ -52,6 +52,9 @@ def test_what_value_axes_were_trained_on_is_left_out_too(place: JudgesPlace, tmp
     (tmp_path / "values" / RECIPE).write_text(json.dumps({"recipe": AXES, "scores": {}}))
     training, _ = axis_split(PanaceaRecipe.model_validate(AXES), "helpful", place.data)
     assert trained_units(tmp_path, place.data) == {pair.unit for pair in training}
+    anchors = [{"adapter": "kind@1.0.0", "recipe": AXES}, {"adapter": "safe@1.0.0", "recipe": None}]
+    (tmp_path / "values" / RECIPE).write_text(json.dumps({"stacked": {"name": "x"}, "anchors": anchors}))
+    assert trained_units(tmp_path, place.data) == {pair.unit for pair in training}
     judge = judge_of(place, "polite")
     every = prompts_for(judge, place.data, place.shipped, 0, seed=5)
     fewer = prompts_for(judge, place.data, tmp_path, 0, seed=5)

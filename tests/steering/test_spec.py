@@ -26,10 +26,36 @@ WRONG = {
     "strength as text": ({"cultures": {"a": 1}, "strength": "max"}, "steering.strength"),
     "a NaN strength": ({"cultures": {"a": 1}, "strength": math.nan}, "steering.strength"),
     "an unknown method": ({"cultures": {"a": 1}, "method": "adaptors"}, "steering.method"),
-    "a method of another server": ({"cultures": {"a": 1}, "method": "best_of_n"}, "steering.method"),
+    "a method of another server": ({"cultures": {"a": 1}, "method": "diffpo"}, "steering.method"),
     "method as a number": ({"cultures": {"a": 1}, "method": 3}, "steering.method"),
     "none with cultures": ({"cultures": {"a": 1}, "method": "none"}, "steering.method"),
-    "an unknown reward head": ({"cultures": {"a": 1}, "reward_heads": ["kind"]}, "steering.reward_heads.0"),
+    "a reward head twice": ({"method": "none", "reward_heads": ["a", "b", "a"]}, "steering.reward_heads.2"),
+    "too many reward heads": (
+        {"method": "none", "reward_heads": [f"h{i}" for i in range(65)]},
+        "steering.reward_heads",
+    ),
+    "best of n without heads": ({"method": "best_of_n"}, "steering.reward_heads"),
+    "n as text": (
+        {"method": "best_of_n", "reward_heads": ["h"], "options": {"n": "4"}},
+        "steering.options.n",
+    ),
+    "n of 0": ({"method": "best_of_n", "reward_heads": ["h"], "options": {"n": 0}}, "steering.options.n"),
+    "a weight for a head that is not asked": (
+        {"method": "best_of_n", "reward_heads": ["h"], "options": {"weights": {"g": 1}}},
+        "steering.options.weights.g",
+    ),
+    "a negative weight of a head": (
+        {"method": "best_of_n", "reward_heads": ["h", "g"], "options": {"weights": {"h": 1, "g": -1}}},
+        "steering.options.weights.g",
+    ),
+    "weights of heads that sum to 0": (
+        {"method": "best_of_n", "reward_heads": ["h"], "options": {"weights": {"h": 0}}},
+        "steering.options.weights",
+    ),
+    "an option that best_of_n has not": (
+        {"method": "best_of_n", "reward_heads": ["h"], "options": {"loops": 1}},
+        "steering.options.loops",
+    ),
     "reward heads as text": ({"cultures": {"a": 1}, "reward_heads": "kind"}, "steering.reward_heads"),
     "an option the method has not": ({"cultures": {"a": 1}, "options": {"n": 4}}, "steering.options.n"),
     "options as a list": ({"cultures": {"a": 1}, "options": []}, "steering.options"),

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from steer_server.catalogue.base_model import BaseModel
-from steer_server.catalogue.manifest import CultureInfo, Manifest, ValueAxis, write_adapter_folder
+from steer_server.catalogue.folders import write_adapter_folder
+from steer_server.catalogue.manifest import CultureInfo, Manifest, ValueAxis
 from steer_server.catalogue.snapshot import Catalogue, LoadedAdapter
 
 TINY = "tiny-llama"

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from steer_server.catalogue.package import pack
-from steer_server.catalogue.store import LOCK
+from steer_server.catalogue.store import LOCK, VERSIONS
 from tests.support.servers import Running
 
 PROMPT = [{"role": "user", "content": "How important is religion in your life?"}]
@@ -42,7 +42,12 @@ async def state(server: Running, name: str) -> dict[str, str]:
 
 
 async def chat(server: Running, culture: str) -> httpx.Response:
-    body = {"model": "fake", "messages": PROMPT, "max_tokens": 8, "steering": {"cultures": {culture: 1.0}}}
+    body = {
+        "model": server.model,
+        "messages": PROMPT,
+        "max_tokens": 8,
+        "steering": {"cultures": {culture: 1.0}},
+    }
     async with server.http() as http:
         return await http.post("/v1/chat/completions", json=body)
 
@@ -66,9 +71,7 @@ def refused(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
 
 async def stored(server: Running) -> set[str]:
     """Digests in the store, once its staging area is empty, as it must be soon after any request."""
-    assert server.steer is not None
-    staging = server.steer.catalogue.store.staging
     async with asyncio.timeout(5):
-        while any(path.name != LOCK for path in staging.iterdir()):
+        while any(path.name != LOCK for path in (server.store / "staging").glob("*/*")):
             await asyncio.sleep(0.01)
-    return {path.name for path in (staging.parents[1] / "versions").iterdir()}
+    return {path.name for path in (server.store / VERSIONS).iterdir()}

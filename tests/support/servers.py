@@ -24,11 +24,13 @@ from prometheus_client import CollectorRegistry
 
 from steer_server.app import attach, start
 from steer_server.catalogue.base_model import BaseModel
+from steer_server.catalogue.service import STORE_FOLDER
 from steer_server.engine.fake import FakeEngine
 from steer_server.metrics import Metrics
 from steer_server.settings import Settings
 from steer_server.state import Server
 from tests.support.adapters import random_adapter
+from tests.support.heads import random_head
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 600
@@ -50,6 +52,17 @@ class Running:
     """The app's own state, where it runs in this process."""
     key: str = "none"
     """What requests present unless a test says otherwise."""
+    data: Path | None = None
+    """Where a server in a process of its own keeps its catalogue."""
+
+    @property
+    def store(self) -> Path:
+        """The directory of its store."""
+        if self.steer is not None:
+            return self.steer.catalogue.store.staging.parents[1]
+        assert self.data is not None
+        (found,) = self.data.glob(f"*/{STORE_FOLDER}")
+        return found
 
     def client(self, **options: Any) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(
@@ -70,7 +83,10 @@ class Running:
 
 
 def write_extras(folder: Path, base: BaseModel) -> dict[str, Path]:
-    """Beside the real adapters: value axes, a denied adapter and a broken one; and a policy and presets."""
+    """Beside the real adapters: value axes, a denied adapter and a broken one, and reward heads, one of which
+    reads little; and a policy and presets."""
+    random_head(folder, "head-warm", base)
+    random_head(folder, "head-brief", base, max_tokens=8)
     random_adapter(folder, "compass", base, axes=["helpful", "harmless"])
     random_adapter(folder, "forbidden", base)
     random_adapter(folder, "broken", base)
@@ -148,7 +164,7 @@ def live_server(folder: Path, adapters: Path, *arguments: str, model: str = "smo
         )
     try:
         _wait_until_ready(url, process, log_path)
-        yield Running(url, model)
+        yield Running(url, model, data=folder / "data")
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         try:

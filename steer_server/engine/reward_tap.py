@@ -1,0 +1,149 @@
+"""The reward tap: every loaded head's score of a text, in the step that reads the text's last token.
+
+    raw[n, k] = w_k · h_n + b_k      float32; h_n: request n's last hidden state, after the model's final norm
+
+h_n is the row that the step takes logits from: the last token that was read, after all chunks of a prefill
+and behind any cached prefix. A request whose id begins with SCORING_PREFIX is a text to score. Its scores
+leave the worker in the output of that same step, in the field that vLLM has for scores of a prompt, so that
+they need no call of their own, nothing is stored, and an aborted request leaves nothing behind.
+
+Not covered: the answer of a request that generates. A head reads the state *at* the token that ends the turn,
+which generation samples last and never reads, and reads it under the base model; so an answer is scored by a
+prefill. What of the text is in the prefix cache is not computed again.
+
+Axes: N requests, K heads, H hidden features, T tokens of a step.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from steer_server.catalogue.reward_head import HEAD_WEIGHTS
+
+SCORING_PREFIX = "steer-score-"
+"""Ids of clients' requests begin with the name of their route."""
+
+LastRows = tuple[Sequence[str], torch.Tensor, np.ndarray, np.ndarray]
+"""Of a step: request ids, `hidden_T_H`, each request's last row in it, and whether its text goes on."""
+
+
+class HeadTable:
+    """Loaded heads, side by side in one matrix. An id stands for one version of a head, and is given once."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._heads: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._stack()
+
+    def __len__(self) -> int:
+        return len(self._heads)
+
+    def put(self, head_id: int, weight_H: torch.Tensor, bias: torch.Tensor) -> None:
+        self._heads[head_id] = weight_H.float().to(self.device), bias.reshape(()).float().to(self.device)
+        self._stack()
+
+    def drop(self, head_id: int) -> None:
+        """A head that is not loaded is no error."""
+        self._heads.pop(head_id, None)
+        self._stack()
+
+    def scores(self, hidden_N_H: torch.Tensor) -> torch.Tensor:
+        """Pairs (head id, raw), float64 `[N, K, 2]`."""
+        if not self._heads:
+            return torch.zeros(len(hidden_N_H), 0, 2, dtype=torch.float64, device=self.device)
+        raw_N_K = torch.addmm(self._bias_K, hidden_N_H.float(), self._weight_H_K).double()
+        return torch.stack([self._ids_K.expand_as(raw_N_K), raw_N_K], dim=-1)
+
+    def _stack(self) -> None:
+        self._ids_K = torch.tensor(list(self._heads), dtype=torch.float64, device=self.device)
+        if self._heads:
+            weights, biases = zip(*self._heads.values(), strict=True)
+            self._weight_H_K = torch.stack(weights, dim=1).contiguous()
+            self._bias_K = torch.stack(biases)
+
+
+class RewardTapExtension:
+    """Methods that the API process calls on every worker with `collective_rpc`, always between two steps."""
+
+    model_runner: Any
+
+    def steer_load_head(self, head_id: int, folder: str) -> None:
+        """Loads the head in an adapter folder under an id that was not used before."""
+        from safetensors.torch import load_file
+
+        tensors = load_file(Path(folder) / HEAD_WEIGHTS)
+        runner = self.model_runner
+        if not hasattr(runner, "steer_heads"):
+            runner.steer_heads = HeadTable(torch.device(runner.device))
+        runner.steer_heads.put(head_id, tensors["weight"], tensors["bias"])
+
+    def steer_drop_head(self, head_id: int) -> None:
+        if hasattr(self.model_runner, "steer_heads"):
+            self.model_runner.steer_heads.drop(head_id)
+
+
+def tap_runners(*, is_cpu: bool) -> None:
+    """Puts the tap into vLLM's model runners, once: the first, and the second, which CPU does not have."""
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+    tap_runner(GPUModelRunner, last_rows)
+    if not is_cpu:
+        from vllm.v1.worker.gpu.model_runner import GPUModelRunner as SecondModelRunner
+
+        tap_runner(SecondModelRunner, last_rows_of_second)
+
+
+def last_rows(runner: Any, state: Any) -> LastRows:
+    """Of the first model runner, between its forward pass and its sampling."""
+    ids = runner.input_batch.req_ids
+    ends = runner.query_start_loc.np[1 : len(ids) + 1] - 1
+    return ids, state.hidden_states, ends, runner.discard_request_mask.np[: len(ids)]
+
+
+def last_rows_of_second(runner: Any, state: Any) -> LastRows:
+    batch = state.input_batch
+    num = len(batch.req_ids)
+    ends = batch.query_start_loc_np[1 : num + 1] - 1
+    read = batch.num_computed_prefill_tokens_np[:num] + batch.num_scheduled_tokens[:num]
+    return batch.req_ids, state.hidden_states, ends, read < batch.prefill_len_np[:num]
+
+
+@torch.inference_mode()
+def score_step(runner: Any, rows_of: Callable[[Any, Any], LastRows]) -> dict[str, torch.Tensor]:
+    """Scores `[K, 2]` by request id, of the texts whose last token the present step has read."""
+    state, table = runner.execute_model_state, getattr(runner, "steer_heads", None)
+    if state is None or table is None or state.hidden_states is None:
+        return {}
+    ids, hidden_T_H, ends, goes_on = rows_of(runner, state)
+    found = [n for n, one in enumerate(ids) if one.startswith(SCORING_PREFIX) and not goes_on[n]]
+    if not found:
+        return {}
+    rows = torch.as_tensor(ends[found], dtype=torch.long, device=hidden_T_H.device)
+    # On a GPU this waits for the step; only steps that end a text do.
+    scores_N_K_2 = table.scores(hidden_T_H[rows]).cpu()
+    return {ids[n]: scores for n, scores in zip(found, scores_N_K_2, strict=True)}
+
+
+def tap_runner(runner_class: Any, rows_of: Callable[[Any, Any], LastRows]) -> None:
+    if hasattr(runner_class, "_steer_is_tapped"):
+        return
+    runner_class._steer_is_tapped = True
+    sample = runner_class.sample_tokens
+
+    @functools.wraps(sample)
+    def score_and_sample(self: Any, *args: Any, **kwargs: Any) -> Any:
+        scores = score_step(self, rows_of)
+        output = sample(self, *args, **kwargs)
+        if scores:
+            # The first runner's asynchronous output wraps a plain one; the second's has the field itself.
+            plain = getattr(output, "_model_runner_output", output)
+            plain.prompt_token_id_logprobs_dict.update(scores)
+        return output
+
+    runner_class.sample_tokens = score_and_sample

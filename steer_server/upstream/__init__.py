@@ -1,0 +1,1 @@
+"""Models of OpenAI-compatible endpoints elsewhere, served beside our own as `NAME/model`."""

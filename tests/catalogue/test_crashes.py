@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 import time
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
-
-import pytest
 
 from steer_server.catalogue import views
 from steer_server.catalogue.database import Database
@@ -18,16 +16,8 @@ from tests.support.churn import churn
 NUM_KILLS = 20
 
 
-@pytest.fixture(scope="module")
-def context() -> multiprocessing.context.ForkServerContext:
-    """Starts processes from one that has imported everything: each costs milliseconds."""
-    made = multiprocessing.get_context("forkserver")
-    made.set_forkserver_preload(["tests.support.churn", "alembic.command"])
-    return made
-
-
 def start_churning(
-    context: multiprocessing.context.ForkServerContext, url: str, seed: int, num_acts: int | None = None
+    context: ForkServerContext, url: str, seed: int, num_acts: int | None = None
 ) -> tuple[BaseProcess, Connection]:
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=churn, args=(url, seed, there, num_acts))
@@ -37,7 +27,7 @@ def start_churning(
 
 
 async def test_killed_in_the_middle_of_acts_the_database_is_consistent(
-    database_url: str, context: multiprocessing.context.ForkServerContext
+    database_url: str, context: ForkServerContext
 ) -> None:
     rng = random.Random(7)
     num_acts = 0
@@ -61,7 +51,7 @@ async def test_killed_in_the_middle_of_acts_the_database_is_consistent(
 
 
 async def test_killed_while_the_database_is_made_it_is_made_by_the_next(
-    database_url: str, context: multiprocessing.context.ForkServerContext
+    database_url: str, context: ForkServerContext
 ) -> None:
     for delay_seconds in (0.01, 0.03, 0.06, 0.1, 0.2):
         process, _pipe = start_churning(context, database_url, 1)
@@ -76,7 +66,7 @@ async def test_killed_while_the_database_is_made_it_is_made_by_the_next(
 
 
 async def test_processes_that_start_and_act_at_once_do_not_spoil_each_others_acts(
-    database_url: str, context: multiprocessing.context.ForkServerContext
+    database_url: str, context: ForkServerContext
 ) -> None:
     processes = [start_churning(context, database_url, seed, num_acts=40) for seed in range(3)]
     for process, _pipe in processes:

@@ -4,13 +4,13 @@ whole."""
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 import random
 import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -38,27 +38,6 @@ LONGEST_LIFE = 3.0
 """Of a server, in times of its first push: a slow machine is as far in its acts when killed as a fast one."""
 START_SECONDS = 60
 NAMES = ("alpha", "beta")
-IMPORTED_LATE = (
-    "aiosqlite",
-    "anyio._backends._asyncio",
-    "alembic.command",
-    "pytest",
-    "safetensors.torch",
-    "torch._dynamo",
-    "transformers.models.llama.modeling_llama",
-    "uvicorn.lifespan.on",
-    "uvicorn.protocols.http.auto",
-)
-"""What a server imports when it starts and at its first push, which takes longer than it lives here; and what
-the tests' own main module imports, which a new process reads again."""
-
-
-@pytest.fixture(scope="module")
-def context() -> multiprocessing.context.ForkServerContext:
-    """Starts servers from a process that has imported everything: each costs a fraction of a second."""
-    made = multiprocessing.get_context("forkserver")
-    made.set_forkserver_preload(["tests.support.kill_server", *IMPORTED_LATE])
-    return made
 
 
 @pytest.fixture
@@ -86,7 +65,7 @@ def archives(settings: Settings, tmp_path: Path) -> dict[tuple[str, str], bytes]
 
 @asynccontextmanager
 async def served(
-    context: multiprocessing.context.ForkServerContext, settings: Settings
+    context: ForkServerContext, settings: Settings
 ) -> AsyncIterator[tuple[httpx.AsyncClient, BaseProcess]]:
     """A client of a server and the server's process, which is killed at the end, if it was not before."""
     here, there = context.Pipe(duplex=False)
@@ -168,7 +147,7 @@ async def assert_store_is_whole(data: Path, database: Database) -> int:
 
 
 async def test_killed_at_any_moment_of_an_act_the_next_start_serves_what_the_database_says(
-    context: multiprocessing.context.ForkServerContext,
+    context: ForkServerContext,
     settings: Settings,
     archives: dict[tuple[str, str], bytes],
 ) -> None:

@@ -134,7 +134,7 @@ async def test_a_swap_under_32_scoring_requests_gives_every_answer_the_version_i
     server = vllm_float32
     entry = {
         "messages": [{"role": "user", "content": "Is bread cheap?"}],
-        "answers": ["It is.", "It depends on whom you ask."],
+        "answers": ["It depends."],
         "heads": ["swapped"],
     }
     raw_of: dict[str, list[float]] = {}
@@ -154,9 +154,11 @@ async def test_a_swap_under_32_scoring_requests_gives_every_answer_the_version_i
             raw = [one["swapped"]["raw"] for one in found["scores"]]
             assert raw == pytest.approx(raw_of[title], abs=1e-3)
             seen.append(title)
+            # All 32 at once again and again would only show how long two cores compute.
+            await asyncio.sleep(1)
 
     asking = [asyncio.create_task(ask()) for _ in range(32)]
-    for i in range(6):
+    for i in range(3):
         await act(server, f"head-swapped/versions/{'12'[i % 2]}.0.0/activate")
         await asyncio.sleep(0.5)
     is_over = True

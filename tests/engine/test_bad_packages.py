@@ -20,7 +20,7 @@ async def test_bad_packages_leave_the_real_server_as_it_was(
     vllm: Running, builtin: BaseModel, tmp_path: Path
 ) -> None:
     keys = make_keys(tmp_path / "keys")
-    good = good_package(tmp_path / "good", "good", builtin, rank=2)
+    good = good_package(tmp_path / "good", "good", builtin)
     before = (await applied(vllm, "african"), await stored(vllm), await get(vllm, "/v1/adapters"))
     num_sent = 0
     async with vllm.http() as http:

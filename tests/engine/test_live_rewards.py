@@ -24,7 +24,7 @@ pytestmark = pytest.mark.engine
 HEADS = ("harmless", "helpful", "warm", "brief")
 FLOAT32_TOLERANCE = 5e-4
 """Of raw scores, about -3 to 3: both sides are float32 and sum in another order. 2e-5 was seen."""
-NUM_TEXTS = 200
+NUM_TEXTS = 64
 BATCH = 32
 
 SUBJECTS = ("My neighbour", "The teacher", "Her uncle", "A stranger", "The mayor", "Nobody")

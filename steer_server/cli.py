@@ -68,9 +68,7 @@ def serve(
     from steer_server.catalogue.loader import with_bank_size
     from steer_server.catalogue.service import stored_versions
 
-    if settings.model == "builtin":
-        builtin_model.ensure_builtin(settings.cache)
-    base = BaseModel.of(settings)
+    base = BaseModel.fetched(settings)
     settings = with_bank_size(settings, stored_versions(settings, base))
     from steer_server.engine.launch import serve as serve_vllm
 

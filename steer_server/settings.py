@@ -21,6 +21,8 @@ from steer_server.errors import ConfigError
 PREFIX = "STEER_"
 VLLM_PLUGINS = "VLLM_PLUGINS"
 PLUGIN_NAMES = ("steer_server_engine", "steer_server_http")
+MAX_RANK = 512
+"""Of any bank: vLLM's `max_lora_rank` ends there."""
 UPSTREAM_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,31}$")
 UPSTREAM_KEY = re.compile(r"^STEER_UPSTREAM_[A-Z0-9_]+_KEY$")
 
@@ -126,7 +128,7 @@ class Settings(BaseSettings):
     bank_slots: int = Field(default=8, ge=1, le=1024)
     """S: how many adapters are resident in the engine at once."""
 
-    bank_rank: int = Field(default=0, ge=0, le=512)
+    bank_rank: int = Field(default=0, ge=0, le=MAX_RANK)
     """R: largest rank of an adapter; memory and time of the bank grow with S * R. 0: the largest rank that is
     found below `adapters` at start, or 8 without any."""
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from steer_server.builtin_model import ensure_builtin
 from steer_server.catalogue.base_model import BaseModel
 from steer_server.settings import Settings
 from tests.support.adapters import TINY, random_adapter, tiny_base_model
@@ -39,9 +38,7 @@ async def fake(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Runnin
 @pytest.fixture(scope="session")
 def builtin() -> BaseModel:
     """The built-in model, fetched if need be."""
-    settings = Settings.read()
-    ensure_builtin(settings.cache)
-    return BaseModel.of(settings)
+    return BaseModel.fetched(Settings.read())
 
 
 @pytest.fixture(scope="session")

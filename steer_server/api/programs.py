@@ -30,7 +30,8 @@ async def run_program(job: Job) -> Response:
     Raises: SteerError.
     """
     holds = AsyncExitStack()
-    await holds.enter_async_context(job.server.rewards.hold(job.heads))
+    if job.heads:
+        await holds.enter_async_context(job.server.rewards.hold(job.heads))
     try:
         response = await PROGRAMS[job.plan.method](job)
     except BaseException:

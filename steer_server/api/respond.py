@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from steer_server.api.encode import (
+    DONE,
     PLAN_HEADER,
     GatheredAnswers,
     Timings,
@@ -200,7 +201,7 @@ async def _until_aborted(events: AsyncIterator[str], held: Held) -> AsyncIterato
             raise
     if held.aborted is not None:
         yield f"data: {json.dumps(held.aborted.body())}\n\n"
-        yield "data: [DONE]\n\n"
+        yield f"{DONE}\n\n"
 
 
 async def until_disconnect(request: Request, work: Coroutine[Any, Any, Response]) -> Response:

@@ -8,12 +8,11 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from steer_server.settings import MAX_RANK
 from steer_server.steering.anchors import PARTS, as_point, missing_vertices
 
 MAX_ANCHORS = 32
 """Planning with 32 anchors on 16 axes takes 2 to 7 ms, with 15 on 3 axes 0.2 ms."""
-MAX_RANK = 512
-"""Of any bank: vLLM's `max_lora_rank` ends there."""
 SUM_TOLERANCE = 0.005
 """Vectors are written by people: three times 0.333 is a third each."""
 LEAST_DISTANCE = 0.01

@@ -35,6 +35,13 @@ class BaseModel:
         path = str(Path(settings.model).resolve()) if Path(settings.model).is_dir() else settings.model
         return cls(path, settings.served_model_name or last, frozenset({settings.model, last}))
 
+    @classmethod
+    def fetched(cls, settings: Settings) -> BaseModel:
+        """The same, the built-in model fetched unless it is there. Raises: ConfigError when it cannot be."""
+        if settings.model == "builtin":
+            builtin_model.ensure_builtin(settings.cache)
+        return cls.of(settings)
+
     @cached_property
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
         """(out_features, in_features) by module name, without the LM head. Reads the config, no weights."""

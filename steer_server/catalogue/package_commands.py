@@ -9,11 +9,10 @@ import typer
 
 from steer_server.catalogue.commands import Package, failing_with_a_message
 from steer_server.catalogue.signatures import SignaturePolicy
+from steer_server.settings import MAX_RANK
 
 commands = typer.Typer()
 HERE = "On this machine"
-LARGEST_RANK = 512
-"""Of any bank."""
 
 ResultJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
 
@@ -29,12 +28,11 @@ def validate(
         SignaturePolicy, typer.Option(help="`require` refuses what no trusted key signed.")
     ] = SignaturePolicy.WARN,
     max_rank: Annotated[
-        int, typer.Option(min=1, max=LARGEST_RANK, help="Largest that the server's bank takes.")
-    ] = LARGEST_RANK,
+        int, typer.Option(min=1, max=MAX_RANK, help="Largest that the server's bank takes.")
+    ] = MAX_RANK,
     json: ResultJson = False,
 ) -> None:
     """Check a package as the server does before it runs it. Exit code 1, and the reason, if it is refused."""
-    from steer_server.builtin_model import ensure_builtin
     from steer_server.catalogue import listing
     from steer_server.catalogue.base_model import BaseModel
     from steer_server.catalogue.offline import check_package
@@ -42,9 +40,7 @@ def validate(
 
     with failing_with_a_message():
         settings = Settings.read(model=model)
-        if model == "builtin":
-            ensure_builtin(settings.cache)
-        checked = check_package(package, BaseModel.of(settings), max_rank, signatures, trusted_keys)
+        checked = check_package(package, BaseModel.fetched(settings), max_rank, signatures, trusted_keys)
     if json:
         listing.print_json(checked.describe())
     else:

@@ -14,7 +14,6 @@ from typing import Any
 
 import httpx
 
-from steer_server.builtin_model import ensure_builtin
 from steer_server.catalogue.base_model import BaseModel
 from steer_server.errors import EvaluationError
 from steer_server.evaluation.client import ServerClient
@@ -61,9 +60,7 @@ def evaluate_rewards(options: RewardsOptions, settings: Settings, out: Path) -> 
 
     Raises: EvaluationError.
     """
-    if settings.model == "builtin":
-        ensure_builtin(settings.cache)
-    results = asyncio.run(run_rewards(options, BaseModel.of(settings), settings.cache))
+    results = asyncio.run(run_rewards(options, BaseModel.fetched(settings), settings.cache))
     write_all(out, "Reward heads", results, sections(results), tables(results))
     print(json.dumps(results["headline"]))
 

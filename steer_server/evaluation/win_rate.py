@@ -21,7 +21,6 @@ from typing import Any
 
 import httpx
 
-from steer_server.builtin_model import ensure_builtin
 from steer_server.catalogue.base_model import BaseModel
 from steer_server.errors import EvaluationError
 from steer_server.evaluation.answers import Setting
@@ -79,9 +78,7 @@ def evaluate_win_rate(options: WinRateOptions, settings: Settings, out: Path) ->
 
     Raises: EvaluationError, for too many failed requests only after the reports are written.
     """
-    if settings.model == "builtin":
-        ensure_builtin(settings.cache)
-    results, client = asyncio.run(run_win_rate(options, BaseModel.of(settings), settings.cache))
+    results, client = asyncio.run(run_win_rate(options, BaseModel.fetched(settings), settings.cache))
     write_all(out, "Win rates", results, sections(results), [win_rate_table(results)])
     print(json.dumps(results["headline"]))
     client.check_failures()

@@ -127,7 +127,9 @@ def build_plan(
         field = f"{param}.cultures.{culture}"
         adapter = catalogue.cultures.get(culture)
         if adapter is None:
-            raise not_usable("culture", culture, catalogue, catalogue.cultures, param=field)
+            raise not_usable(
+                "culture", culture, catalogue, catalogue.cultures, param=field, code="unknown_culture"
+            )
         policy.check_adapter(adapter.name, param=field)
         gate = quantise(weight * spec.strength)
         gates.append(AdapterGate(adapter.name, adapter.version, adapter.digest, gate))
@@ -152,7 +154,7 @@ def _preference_gate(
         field = f"{param}.values.{axis}"
         adapter = catalogue.axes.get(axis)
         if adapter is None:
-            raise not_usable("value axis", axis, catalogue, catalogue.axes, param=field)
+            raise not_usable("value axis", axis, catalogue, catalogue.axes, param=field, code="unknown_value")
         policy.check_adapter(adapter.name, param=field)
         owners[adapter.name] = adapter
     if len(owners) > 1:
@@ -185,12 +187,12 @@ def _own_gates(
 
 
 def not_usable(
-    kind: str, name: str, catalogue: Catalogue, known: Iterable[str], *, param: str, code: str = ""
+    kind: str, name: str, catalogue: Catalogue, known: Iterable[str], *, param: str, code: str
 ) -> UnknownNameError | QuarantinedError:
     """Why a name is not in `known`, the names of its kind that can be used now."""
     if title := catalogue.quarantined.get(name):
         return QuarantinedError(kind, name, title, param=param)
-    return UnknownNameError(kind, name, known, param=param, code=code or f"unknown_{kind.split()[0]}")
+    return UnknownNameError(kind, name, known, param=param, code=code)
 
 
 def offered_cultures(catalogue: Catalogue, policy: Policy) -> list[str]:

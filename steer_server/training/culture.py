@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from steer_server.builtin_model import ensure_builtin
 from steer_server.catalogue.base_model import BaseModel
 from steer_server.catalogue.folders import write_adapter_folder
 from steer_server.catalogue.manifest import MANIFEST, CultureInfo
@@ -220,9 +219,7 @@ def train_cultures(
         todo.remove(recipe)
     if not todo:
         return
-    if settings.model == "builtin":
-        ensure_builtin(settings.cache)
-    base = BaseModel.of(settings)
+    base = BaseModel.fetched(settings)
     work = settings.cache / "training" / (recipe_file or survey).stem
     trainer = CultureTrainer(Path(base.path), survey, prompts, questions, work)
     data = {"model": base.path, "survey": survey.read_bytes(), "prompts": prompts and prompts.read_bytes()}

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from steer_server.builtin_model import ensure_builtin
 from steer_server.catalogue.base_model import BaseModel
 from steer_server.catalogue.folders import write_adapter_folder
 from steer_server.catalogue.manifest import MANIFEST, CultureInfo, ValueAxis
@@ -45,9 +44,7 @@ def train_panacea(
     if (folder / MANIFEST).exists():
         print(f"{recipe.name}: already in {out}, skipped", file=sys.stderr)
         return
-    if settings.model == "builtin":
-        ensure_builtin(settings.cache)
-    base = BaseModel.of(settings)
+    base = BaseModel.fetched(settings)
     work = settings.cache / "training" / "panacea" / recipe.name
     trainer = PanaceaTrainer(Path(base.path), recipe, data, work)
     scores = trainer.train()

@@ -32,7 +32,7 @@ from steer_server.training.preference_loss import (
     hardest_axis,
     held_certainty,
     margins,
-    pulls,
+    pull,
     sample_preference,
     sft_loss,
 )
@@ -91,11 +91,11 @@ class PanaceaTrainer:
         preference = sample_preference(
             num_axes, settings.concentration, settings.vertex_share, f"{key}:preference"
         )
-        counted = pulls(preference, settings.hold)
+        counted = [pull(weight, settings.hold) for weight in preference]
         if self._draws_axes:
             axes = draw_axes(counted, settings.axes_per_step, f"{key}:axes")
         else:
-            axes = [i for i, pull in enumerate(counted) if pull > 0]
+            axes = [i for i, count in enumerate(counted) if count > 0]
         return preference, [(axis, self.samplers[axis].draw(f"{key}:{n}")) for n, axis in enumerate(axes)]
 
     @property
@@ -141,8 +141,8 @@ class PanaceaTrainer:
         found = torch.stack([self.axis_loss(axis, pairs, preference[axis]) for axis, pairs in minibatches])
         if self._draws_axes:
             return found.mean()
-        counted = pulls(preference, self.recipe.training.hold)
-        weights = torch.tensor([counted[axis] for axis, _ in minibatches], device=found.device)
+        hold = self.recipe.training.hold
+        weights = torch.tensor([pull(preference[axis], hold) for axis, _ in minibatches], device=found.device)
         return (weights * found).sum()
 
     def axis_loss(self, axis: int, pairs: Sequence[PreferencePair], weight: float = 1.0) -> torch.Tensor:
@@ -151,14 +151,13 @@ class PanaceaTrainer:
         *Semantics*: `(λ_i L_i + h (1 - λ_i) H_i) / v_i`, so L_i at weight 1.
         """
         hold = self.recipe.training.hold
-        (pull,) = pulls([weight], hold)
         batch = self.encoder.pairs(pairs).to(self.device)
         log_probs = torch.stack(answer_log_probs(position_logits(self.model, batch), batch))
         reference = torch.tensor([self.reference[pair] for pair in pairs], device=self.device)
         certainty = torch.tensor([pair.certainty for pair in pairs], device=self.device)
         certainty = held_certainty(certainty, weight, hold)
         loss = dpo_loss(margins(log_probs, reference), certainty, self.recipe.axes[axis].beta)
-        if (sft_weight := self.recipe.training.sft_weight * weight / pull) > 0:
+        if (sft_weight := self.recipe.training.sft_weight * weight / pull(weight, hold)) > 0:
             loss = loss + sft_weight * sft_loss(log_probs, batch)
         return loss
 

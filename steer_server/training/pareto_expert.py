@@ -13,8 +13,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from steer_server.builtin_model import ensure_builtin
-from steer_server.catalogue.anchors import MAX_ANCHORS, MAX_RANK, Anchor, check_vectors, vector_title
+from steer_server.catalogue.anchors import MAX_ANCHORS, Anchor, check_vectors, vector_title
 from steer_server.catalogue.base_model import BaseModel
 from steer_server.catalogue.folders import write_adapter_folder
 from steer_server.catalogue.manifest import MANIFEST, RECIPE, Name, Text, ValueAxis, Version
@@ -22,7 +21,7 @@ from steer_server.catalogue.snapshot import LoadedAdapter
 from steer_server.catalogue.validation import validate_adapter
 from steer_server.errors import TrainingError
 from steer_server.evaluation.report import provenance
-from steer_server.settings import Settings
+from steer_server.settings import MAX_RANK, Settings
 from steer_server.training.concat_loras import concat_loras
 from steer_server.training.strict_file import Strict, StrictFile
 
@@ -74,9 +73,7 @@ def make_pareto_expert(recipe_file: Path, anchors: Path, out: Path, settings: Se
     if (folder / MANIFEST).exists():
         print(f"{recipe.name}: already in {out}, skipped", file=sys.stderr)
         return
-    if settings.model == "builtin":
-        ensure_builtin(settings.cache)
-    base = BaseModel.of(settings)
+    base = BaseModel.fetched(settings)
     adapters = [_read_anchor(anchors / anchor.folder, base) for anchor in recipe.anchors]
     if (rank := sum(adapter.rank for adapter in adapters)) > MAX_RANK:
         raise TrainingError(f"the anchors have {rank} ranks together; a bank has {MAX_RANK} at most")

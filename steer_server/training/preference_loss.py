@@ -69,9 +69,9 @@ def sft_loss(log_probs: torch.Tensor, batch: Batch) -> torch.Tensor:
     return -(log_probs[:, 0] / num_tokens[:, 0]).mean()
 
 
-def pulls(preference: Sequence[float], hold: float) -> list[float]:
-    """What every axis counts in the aggregate: `v_i = λ_i + h (1 - λ_i)`; λ_i itself if nothing is held."""
-    return [weight + hold * (1 - weight) for weight in preference]
+def pull(weight: float, hold: float) -> float:
+    """What an axis counts in the aggregate: `v = λ + h (1 - λ)`; λ itself if nothing is held."""
+    return weight + hold * (1 - weight)
 
 
 def held_certainty(certainty_N: torch.Tensor, weight: float, hold: float) -> torch.Tensor:
@@ -82,8 +82,7 @@ def held_certainty(certainty_N: torch.Tensor, weight: float, hold: float) -> tor
 
     Without it (h = 0) nothing speaks against shared ranks that move an axis whatever its weight.
     """
-    (pull,) = pulls([weight], hold)
-    return (weight * certainty_N + hold * (1 - weight) * 0.5) / pull
+    return (weight * certainty_N + hold * (1 - weight) * 0.5) / pull(weight, hold)
 
 
 def hardest_axis(losses: Sequence[float], preference: Sequence[float], ideal: Sequence[float]) -> int:

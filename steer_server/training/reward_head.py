@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from steer_server.builtin_model import ensure_builtin
 from steer_server.catalogue.base_model import BaseModel
 from steer_server.catalogue.folders import write_reward_head_folder
 from steer_server.catalogue.manifest import MANIFEST, CultureInfo, DataSource
@@ -78,9 +77,7 @@ def train_reward_heads(
     recipe = RewardRecipe.read(recipe_file)
     if unknown := sorted(set(only) - {head.head for head in recipe.heads}):
         raise TrainingError(f"{recipe_file.name} has no head {', '.join(unknown)}")
-    if settings.model == "builtin":
-        ensure_builtin(settings.cache)
-    base = BaseModel.of(settings)
+    base = BaseModel.fetched(settings)
     states = HiddenStates(base.path, settings.cache)
     tables: dict[tuple[str, ...], SourceTable] = {}
     for head in recipe.heads:

@@ -277,16 +277,13 @@ async def test_known_keys_are_served_while_the_database_is_away(postgresql: Post
     _, known = await keys.create_key(database, OPERATOR, "application", "known")
     _, unknown = await keys.create_key(database, OPERATOR, "application", "unknown")
     caller = await gate.application(request(known))
-    postgresql.stop()
-    try:
+    with postgresql.away():
         gate.forget()
         assert await gate.application(request(known)) == caller
         with pytest.raises(DatabaseError):
             await gate.application(request(unknown))
         with pytest.raises(DatabaseError):
             await gate.write_uses()
-    finally:
-        postgresql.start()
     await gate.write_uses()
     used = {key.label: key.last_used_at for key in await keys.list_keys(database)}
     assert used["known"] is not None and used["unknown"] is None

@@ -18,7 +18,7 @@ from steer_server.errors import EngineError
 from steer_server.settings import Settings
 from steer_server.steering.plan import BASE_PLAN
 from tests.support.adapters import TINY, random_adapter, tiny_base_model
-from tests.support.administration import PROMPT, act, push, refused
+from tests.support.administration import PROMPT, act, answered_by, push, refused
 from tests.support.heads import random_head
 from tests.support.servers import Running, app_server
 
@@ -276,12 +276,13 @@ async def test_a_swap_while_scoring_gives_every_answer_the_version_it_names(
             # The acts share an event loop with all 32.
             await asyncio.sleep(0.5)
 
-    asking = [asyncio.create_task(ask()) for _ in range(32)]
-    for i in range(4):
-        await act(fresh, f"head-kind/versions/{'12'[i % 2]}.0.0/activate")
-        await asyncio.sleep(0.05)
-    is_over = True
-    await asyncio.gather(*asking)
+    async with asyncio.TaskGroup() as asking:
+        for _ in range(32):
+            asking.create_task(ask())
+        for version in ("1.0.0", "2.0.0") * 2:
+            assert (await act(fresh, f"head-kind/versions/{version}/activate")).status_code == 200
+            await answered_by(f"head-kind@{version}", seen)
+        is_over = True
     assert set(seen) == set(raw_of)
     assert fresh.fake is not None and fresh.fake.num_running == 0
     await asyncio.sleep(0.05)

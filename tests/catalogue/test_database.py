@@ -111,16 +111,13 @@ async def test_a_postgresql_that_is_away_is_an_error_to_retry_and_comes_back(
     postgresql: PostgreSQL, postgresql_url: str
 ) -> None:
     database = await Database.open(postgresql_url)
-    postgresql.stop()
-    try:
+    with postgresql.away():
         with pytest.raises(DatabaseError):
             await views.read(database)
         with pytest.raises(DatabaseError):
             await add_active(database, new_version())
         with pytest.raises(DatabaseError):
             await Database.open(postgresql_url)
-    finally:
-        postgresql.start()
     await add_active(database, new_version())
     await database.close()
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from steer_server.catalogue.base_model import BaseModel
 from steer_server.catalogue.reward_head import HEAD_CONFIG, HEAD_WEIGHTS, RewardHeadConfig
-from tests.support.administration import act, push
+from tests.support.administration import act, answered_by, push
 from tests.support.heads import random_head
 from tests.support.servers import Running
 
@@ -157,13 +157,14 @@ async def test_a_swap_under_32_scoring_requests_gives_every_answer_the_version_i
             # All 32 at once again and again would only show how long two cores compute.
             await asyncio.sleep(1)
 
-    asking = [asyncio.create_task(ask()) for _ in range(32)]
-    for i in range(3):
-        await act(server, f"head-swapped/versions/{'12'[i % 2]}.0.0/activate")
-        await asyncio.sleep(0.5)
-    is_over = True
-    await asyncio.gather(*asking)
-    await act(server, "head-swapped/deactivate")
+    async with asyncio.TaskGroup() as asking:
+        for _ in range(32):
+            asking.create_task(ask())
+        for version in ("1.0.0", "2.0.0", "1.0.0"):
+            assert (await act(server, f"head-swapped/versions/{version}/activate")).status_code == 200
+            await answered_by(f"head-swapped@{version}", seen)
+        is_over = True
+    assert (await act(server, "head-swapped/deactivate")).status_code == 200
     assert set(seen) == set(raw_of)
 
 

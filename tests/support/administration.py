@@ -30,6 +30,14 @@ async def act(server: Running, path: str, body: Any = None) -> httpx.Response:
         return await http.post(f"/v1/adapters/{path}", json=body)
 
 
+async def answered_by(title: str, answers: list[str]) -> None:
+    """Returns when an answer is added that names this `name@version`."""
+    num_before = len(answers)
+    async with asyncio.timeout(60):
+        while title not in answers[num_before:]:
+            await asyncio.sleep(0.02)
+
+
 async def get(server: Running, path: str) -> Any:
     async with server.http() as http:
         return (await http.get(path)).raise_for_status().json()

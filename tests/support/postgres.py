@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import random
 import shutil
 import signal
 import socket
@@ -21,6 +22,21 @@ DEBIAN_FOLDER = Path("/usr/lib/postgresql")
 """Debian keeps the programs of each version apart, and off PATH."""
 
 START_SECONDS = 60
+STOP_SECONDS = 20
+"""A clean stop that takes longer is made an unclean one."""
+
+
+def free_port() -> int:
+    """A loopback port that no outgoing connection is given while the server is stopped: below the range that
+    Linux draws from."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    pytest.fail("no free port for PostgreSQL")
 
 
 def find_programs() -> Path:
@@ -43,9 +59,7 @@ class PostgreSQL:
         self.programs = find_programs()
         # The server refuses to run as root.
         self.user = "postgres" if os.getuid() == 0 else getpass.getuser()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._num_databases = 0
 
@@ -64,6 +78,20 @@ class PostgreSQL:
 
     def start(self) -> None:
         """Returns when it answers."""
+        deadline = time.monotonic() + START_SECONDS
+        self._spawn()
+        while True:
+            try:
+                psycopg.connect(self.url("postgres"), connect_timeout=2).close()
+                return
+            except psycopg.OperationalError:
+                if time.monotonic() > deadline:
+                    pytest.fail(f"PostgreSQL does not start:\n{(self.folder / 'log').read_text()[-2000:]}")
+                if not self._is_running():
+                    self._spawn()
+                time.sleep(0.05)
+
+    def _spawn(self) -> None:
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": self.port,
@@ -77,22 +105,29 @@ class PostgreSQL:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, cwd=self.folder, start_new_session=True, **self._identity()
             )
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                psycopg.connect(self.url("postgres"), connect_timeout=2).close()
-                return
-            except psycopg.OperationalError:
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    pytest.fail(f"PostgreSQL does not start:\n{(self.folder / 'log').read_text()[-2000:]}")
-                time.sleep(0.05)
+
+    def _is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     def stop(self) -> None:
         """Ends every connection at once, as a failing machine would."""
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)
-            self._process.wait(timeout=START_SECONDS)
+            try:
+                self._process.wait(timeout=STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.send_signal(signal.SIGQUIT)
+                self._process.wait(timeout=START_SECONDS)
             self._process = None
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Stopped meanwhile; running again afterwards, whatever happened, as other tests need it."""
+        try:
+            self.stop()
+            yield
+        finally:
+            self.start()
 
     def url(self, database: str) -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"

@@ -22,7 +22,7 @@ from steer_server.steering.spec import parse_spec
 from steer_server.training.panacea import train_panacea
 from steer_server.training.panacea_recipe import PanaceaRecipe
 from steer_server.training.panacea_trainer import PanaceaTrainer, preference_accuracy
-from steer_server.training.preference_loss import pulls
+from steer_server.training.preference_loss import pull
 from tests.support.adapters import TINY
 from tests.support.tiny_model import tiny_model_with_weights
 
@@ -181,7 +181,7 @@ def test_the_loss_is_the_aggregate_of_the_axes_losses(place: Path, tmp_path: Pat
         preference, minibatches = trainer.plan(1)
         found = trainer.loss(1)
         assert found.requires_grad
-        counted = pulls(preference, trainer.recipe.training.hold)
+        counted = [pull(weight, trainer.recipe.training.hold) for weight in preference]
         losses = [
             (counted[axis], trainer.axis_loss(axis, pairs, preference[axis]).item())
             for axis, pairs in minibatches

@@ -15,7 +15,7 @@ from steer_server.training.preference_loss import (
     hardest_axis,
     held_certainty,
     margins,
-    pulls,
+    pull,
     sample_preference,
     sft_loss,
 )
@@ -101,9 +101,9 @@ def test_preferences_lie_on_the_simplex_and_reach_its_ends() -> None:
 def test_the_mean_loss_of_drawn_axes_estimates_the_linear_aggregate() -> None:
     """E[mean of L_axis over draws] = Σ_i v_i L_i / Σ_i v_i; without hold, v is λ."""
     preference, losses = [0.1, 0.0, 0.6, 0.3], [4.0, 100.0, 1.0, 2.0]
-    assert pulls(preference, 0.0) == preference
+    assert [pull(weight, 0.0) for weight in preference] == preference
     for hold in (0.0, 0.5):
-        counted = pulls(preference, hold)
+        counted = [pull(weight, hold) for weight in preference]
         draws = [draw_axes(counted, 2, f"1:{step}") for step in range(8000)]
         means = [sum(losses[axis] for axis in drawn) / 2 for drawn in draws]
         wanted = sum(v * loss for v, loss in zip(counted, losses, strict=True)) / sum(counted)
@@ -114,8 +114,7 @@ def test_the_mean_loss_of_drawn_axes_estimates_the_linear_aggregate() -> None:
 def test_a_held_label_is_the_weighed_loss_and_the_undecided_one(weight: float, hold: float) -> None:
     """v DPO(p') = λ DPO(p) + h (1 - λ) DPO(½)."""
     margin, certainty = torch.tensor([1.5, -0.3]), torch.tensor([1.0, 0.7])
-    (pull,) = pulls([weight], hold)
-    found = pull * dpo_loss(margin, held_certainty(certainty, weight, hold), 0.5)
+    found = pull(weight, hold) * dpo_loss(margin, held_certainty(certainty, weight, hold), 0.5)
     undecided = dpo_loss(margin, torch.full_like(margin, 0.5), 0.5)
     wanted = weight * dpo_loss(margin, certainty, 0.5) + hold * (1 - weight) * undecided
     assert float(found) == pytest.approx(float(wanted), rel=1e-5)

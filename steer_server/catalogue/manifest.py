@@ -70,8 +70,16 @@ class ValueAxis(_Strict):
     id: Name
     description: Text = ""
     rank_index: Annotated[int, Field(ge=0)] | None = None
-    """The rank (row of A, column of B) that carries this axis of a `panacea`; ranks that carry none are
+    """The first rank (row of A, column of B) that carries this axis of a `panacea`; ranks that carry none are
     shared. None in a `pareto-expert`, whose anchors have the ranks."""
+    num_ranks: Annotated[int, Field(ge=1)] = 1
+    """How many ranks, one after the other, carry it. All have the axis' weight as their gate."""
+
+    @property
+    def ranks(self) -> range:
+        """The ranks that carry it; none in a `pareto-expert`."""
+        first = self.rank_index
+        return range(0) if first is None else range(first, first + self.num_ranks)
 
 
 class DataSource(_Strict):
@@ -110,12 +118,13 @@ class Manifest(_Strict):
             raise ValueError("a panacea or a pareto-expert has `axes`; other kinds do not")
         if (self.kind == "pareto-expert") != bool(self.anchors):
             raise ValueError("a pareto-expert has `anchors`; other kinds do not")
-        indexes = [axis.rank_index for axis in self.axes if axis.rank_index is not None]
-        if len(indexes) != (len(self.axes) if self.kind == "panacea" else 0):
+        with_ranks = sum(axis.rank_index is not None for axis in self.axes)
+        if with_ranks != (len(self.axes) if self.kind == "panacea" else 0):
             raise ValueError("the axes of a panacea have a `rank_index`; those of other kinds do not")
         ids = [axis.id for axis in self.axes]
-        if len(set(indexes)) != len(indexes) or len(set(ids)) != len(ids):
-            raise ValueError("two axes share an id or a rank_index")
+        ranks = [rank for axis in self.axes for rank in axis.ranks]
+        if len(set(ranks)) != len(ranks) or len(set(ids)) != len(ids):
+            raise ValueError("two axes share an id or a rank")
         if self.anchors:
             check_vectors(ids, [anchor.vector for anchor in self.anchors])
             check_blocks(self.anchors)
@@ -131,11 +140,7 @@ class Manifest(_Strict):
     def own_ranks(self) -> dict[str, range]:
         """The ranks that have gates of their own, by what they carry."""
         return {
-            **{
-                f"axis {a.id}": range(a.rank_index, a.rank_index + 1)
-                for a in self.axes
-                if a.rank_index is not None
-            },
+            **{f"axis {axis.id}": axis.ranks for axis in self.axes if axis.ranks},
             **{f"anchor {i} ({a.title})": range(*a.ranks) for i, a in enumerate(self.anchors, 1)},
         }
 
@@ -143,9 +148,12 @@ class Manifest(_Strict):
     def digest(self) -> str:
         """Content digest: sha256 over the canonical manifest, which holds the files' own hashes. Hex."""
         document = self.model_dump(mode="json")
+        # Stores and signatures hold digests from before there were anchors, and axes of several ranks.
         if not self.anchors:
-            # Stores and signatures hold digests from before there were anchors.
             del document["anchors"]
+        for axis in document["axes"]:
+            if axis["num_ranks"] == 1:
+                del axis["num_ranks"]
         canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 

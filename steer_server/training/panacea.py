@@ -48,8 +48,7 @@ def train_panacea(
     work = settings.cache / "training" / "panacea" / recipe.name
     trainer = PanaceaTrainer(Path(base.path), recipe, data, work)
     scores = trainer.train()
-    num_shared = recipe.training.num_shared_ranks
-    rank = num_shared + len(recipe.axes)
+    rank = recipe.rank
     written = {"recipe": recipe.model_dump(mode="json"), "scores": scores}
     write_adapter_folder(
         folder,
@@ -66,7 +65,12 @@ def train_panacea(
         axes=()
         if as_lora
         else [
-            ValueAxis(id=axis.axis, description=axis.description, rank_index=num_shared + i)
+            ValueAxis(
+                id=axis.axis,
+                description=axis.description,
+                rank_index=recipe.axis_ranks(i).start,
+                num_ranks=len(recipe.axis_ranks(i)),
+            )
             for i, axis in enumerate(recipe.axes)
         ],
         licence=recipe.licence,

@@ -18,7 +18,11 @@ def panacea_card(recipe: PanaceaRecipe, scores: dict[str, Any]) -> str:
     made, training = provenance(), recipe.training
     hardware = made["hardware"]
     axes = [axis.axis for axis in recipe.axes]
-    num_shared, num_axes = training.num_shared_ranks, len(axes)
+    num_axes = len(axes)
+    axis_lines = [
+        f"**{axis.axis}** (ranks {_span(recipe.axis_ranks(i))}): {axis.description}"
+        for i, axis in enumerate(recipe.axes)
+    ]
     worst = scores["settings"][-1]["axes"][scores["worst_axis"]]["log_ratio"]
     fewest = min(scores["pairs_scored"].values())
     pairs = "; ".join(
@@ -30,11 +34,12 @@ def panacea_card(recipe: PanaceaRecipe, scores: dict[str, Any]) -> str:
 
 {recipe.description}
 
-An SVD-LoRA on all linear layers: {num_shared} shared ranks and one rank per value axis, whose gates are the
-preference vector λ. Trained for {training.num_steps} steps that each draw a λ, on DPO with the aggregate
+An SVD-LoRA on all linear layers with {training.num_shared_ranks} shared ranks, and
+{training.ranks_per_axis} per value axis, whose gates are the preference vector λ. Trained for
+{training.num_steps} steps that each draw a λ, on DPO with the aggregate
 `{AGGREGATES[training.aggregation]}` ({training.aggregation}).
 
-{_list(f"**{axis.axis}** (rank {num_shared + i}): {axis.description}" for i, axis in enumerate(recipe.axes))}
+{_list(axis_lines)}
 
 `recipe.json` has all settings. Made by `{made["command"]}`
 at commit {made["commit"]} in {scores["training_seconds"]} s on {hardware["processor"]},
@@ -79,6 +84,10 @@ pairs the standard error of a share near one half is {0.5 / fewest**0.5:.2f}.
 
 def _list(items: Any) -> str:
     return "\n".join(f"- {item}" for item in items)
+
+
+def _span(ranks: range) -> str:
+    return str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
 
 
 def _middle(num_axes: int) -> str:

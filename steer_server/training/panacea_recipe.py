@@ -40,7 +40,10 @@ class Training(Strict):
     hold: Share = 0.0
     """How strongly an axis is held at the base model by what its weight lacks to 1, `h` in
     `Σ_i λ_i L_i + h (1 - λ_i) H_i`; 0 is Panacea's own aggregate. With linear aggregation only."""
-    num_shared_ranks: Count = 4
+    num_shared_ranks: Annotated[int, Field(ge=0)] = 4
+    """k. With 0 an axis of weight 0 is the base model's by construction."""
+    ranks_per_axis: Count = 1
+    """n; 1 is Panacea's own."""
     initial_scale: Positive = 2.0
     """Where σ and s start: what alpha/rank is to a plain LoRA."""
     learning_rate: Positive = 1e-3
@@ -126,6 +129,16 @@ class PanaceaRecipe(StrictFile):
             }
         )
         return self.model_copy(update={"name": "-".join(parts), "axes": kept, "training": training})
+
+    @property
+    def rank(self) -> int:
+        """Of the adapter."""
+        return self.axis_ranks(len(self.axes)).start
+
+    def axis_ranks(self, index: int) -> range:
+        """The ranks of an axis, which follow the shared ones."""
+        first = self.training.num_shared_ranks + index * self.training.ranks_per_axis
+        return range(first, first + self.training.ranks_per_axis)
 
     @property
     def data_sources(self) -> tuple[DataSource, ...]:

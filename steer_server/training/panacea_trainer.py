@@ -80,7 +80,12 @@ class PanaceaTrainer:
             model_path, dtype=torch.bfloat16, attn_implementation="sdpa"
         ).to(self.device)
         self.lora = SvdLora(
-            self.model, settings.num_shared_ranks, len(recipe.axes), settings.initial_scale, settings.seed
+            self.model,
+            settings.num_shared_ranks,
+            len(recipe.axes),
+            settings.initial_scale,
+            settings.seed,
+            settings.ranks_per_axis,
         )
         self.reference: dict[PreferencePair, LogProbs] = {}
 

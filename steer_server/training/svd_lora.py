@@ -16,24 +16,32 @@ from steer_server.training.low_rank import low_rank_linear
 
 
 class SvdLoraLinear(nn.Module):
-    """A frozen linear layer with k shared ranks and m axis ranks, R = k + m.
+    """A frozen linear layer with k shared ranks and n ranks for each of m axes, R = k + n m.
 
-    *Semantics*: `W = W0 + U diag(σ_1..σ_k, s·λ_1..s·λ_m) Vᵀ`, without the second term when λ is None.
+    *Semantics*: `W = W0 + U diag(σ_1..σ_k, s·λ_1..s·λ_m) Vᵀ`, each λ_i n times in a row; without the second
+    term when λ is None. Panacea has n = 1. With k = 0 a weight of 0 takes all of its axis away.
 
     σ (k numbers) and s (one) are learned, λ is set from outside. U starts at zero, so that the update is zero
     and the first gradient reaches U alone; it reaches V, σ and s once U has moved.
     """
 
     def __init__(
-        self, base: nn.Linear, num_shared: int, num_axes: int, scale: float, generator: torch.Generator
+        self,
+        base: nn.Linear,
+        num_shared: int,
+        num_axes: int,
+        scale: float,
+        generator: torch.Generator,
+        ranks_per_axis: int = 1,
     ) -> None:
         super().__init__()
-        self.base = base
+        self.base, self.ranks_per_axis = base, ranks_per_axis
+        rank = num_shared + num_axes * ranks_per_axis
         bound = base.in_features**-0.5
-        vt = torch.empty(num_shared + num_axes, base.in_features).uniform_(-bound, bound, generator=generator)
+        vt = torch.empty(rank, base.in_features).uniform_(-bound, bound, generator=generator)
         device = base.weight.device
         self.vt_R_in = nn.Parameter(vt.to(device))
-        self.u_out_R = nn.Parameter(torch.zeros(base.out_features, num_shared + num_axes, device=device))
+        self.u_out_R = nn.Parameter(torch.zeros(base.out_features, rank, device=device))
         self.sigma_k = nn.Parameter(torch.full((num_shared,), scale, device=device))
         self.s = nn.Parameter(torch.tensor([scale], device=device))
         self.preference_m: torch.Tensor | None = None
@@ -43,7 +51,8 @@ class SvdLoraLinear(nn.Module):
         if self.preference_m is None:
             plain: torch.Tensor = self.base(x)
             return plain
-        diagonal_R = torch.cat([self.sigma_k, self.s * self.preference_m])
+        axes = self.preference_m.repeat_interleave(self.ranks_per_axis)
+        diagonal_R = torch.cat([self.sigma_k, self.s * axes])
         return low_rank_linear(x, self.base, self.vt_R_in, self.u_out_R * diagonal_R)
 
     @torch.no_grad()
@@ -51,10 +60,10 @@ class SvdLoraLinear(nn.Module):
         """The update as plain LoRA factors for gates on its ranks.
 
         *Semantics*: `A' = Vᵀ [R, in]`, `B' = U diag(σ_1..σ_k, s..s) [out, R]`; with the gate
-        `g = (1..1, λ_1..λ_m)` on the ranks, `B' diag(g) A'` is the trained update.
+        `g = (1..1, λ_1..λ_m)` on the ranks, each λ_i n times, `B' diag(g) A'` is the trained update.
         """
-        num_axes = self.vt_R_in.shape[0] - self.sigma_k.shape[0]
-        folded_R = torch.cat([self.sigma_k, self.s.expand(num_axes)])
+        of_axes = self.vt_R_in.shape[0] - self.sigma_k.shape[0]
+        folded_R = torch.cat([self.sigma_k, self.s.expand(of_axes)])
         return self.vt_R_in.clone(), self.u_out_R * folded_R
 
 
@@ -65,15 +74,16 @@ class SvdLora:
         scale: where σ and s start.
     """
 
-    def __init__(self, model: Any, num_shared: int, num_axes: int, scale: float, seed: int) -> None:
-        self.model = model
-        self.num_shared, self.num_axes = num_shared, num_axes
+    def __init__(
+        self, model: Any, num_shared: int, num_axes: int, scale: float, seed: int, ranks_per_axis: int = 1
+    ) -> None:
+        self.model, self.num_axes = model, num_axes
         model.requires_grad_(False)
         generator = torch.Generator().manual_seed(seed)
         head = model.get_output_embeddings()
         linear = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head}
         self.layers = {
-            name: SvdLoraLinear(module, num_shared, num_axes, scale, generator)
+            name: SvdLoraLinear(module, num_shared, num_axes, scale, generator, ranks_per_axis)
             for name, module in linear.items()
         }
         for name, layer in self.layers.items():
@@ -112,7 +122,7 @@ class SvdLora:
             yield
 
     def exported(self, dtype: torch.dtype = torch.bfloat16) -> dict[str, torch.Tensor]:
-        """Tensors by PEFT's names for `lora_alpha = r`, that is scale 1. Rank k + i carries axis i."""
+        """Tensors by PEFT's names for `lora_alpha = r`, that is scale 1. Axis i has the n ranks from k + n i on."""
         tensors = {}
         for name, layer in self.layers.items():
             a_R_in, b_out_R = layer.exported()

@@ -228,6 +228,20 @@ def test_the_base_models_own_trouble_is_not_the_adapters(folder: Path, tmp_path:
         validate_adapter(folder, lost, max_rank=8)
 
 
+def test_an_axis_may_have_several_ranks_which_count_in_the_digest(tmp_path: Path, base: BaseModel) -> None:
+    random_adapter(tmp_path, "compass", base, axes=["left", "right"])
+    before = read_manifest(tmp_path / "compass")
+    assert before.own_ranks == {"axis left": range(2, 3), "axis right": range(3, 4)}
+    edit_manifest(lambda m: m["axes"][0].update(rank_index=0, num_ranks=3))(tmp_path / "compass")
+    after = validate_adapter(tmp_path / "compass", base, max_rank=8).manifest
+    assert after.own_ranks == {"axis left": range(0, 3), "axis right": range(3, 4)}
+    assert after.digest != before.digest
+
+    edit_manifest(lambda m: m["axes"][0].update(rank_index=1))(tmp_path / "compass")
+    with pytest.raises(CatalogueError, match="share an id or a rank"):
+        validate_adapter(tmp_path / "compass", base, max_rank=8)
+
+
 def test_the_digest_changes_with_the_weights_and_not_with_the_folder(tmp_path: Path, base: BaseModel) -> None:
     first = random_adapter(tmp_path / "1", "x", base, seed=1)
     same = random_adapter(tmp_path / "2", "x", base, seed=1)

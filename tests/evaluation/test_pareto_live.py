@@ -72,5 +72,5 @@ def reference(base: BaseModel, adapter: Path, values: dict[str, float]) -> tuple
         for axis in read_manifest(adapter).axes:
             for name, weight in model.named_parameters():
                 if "lora_A" in name:
-                    weight.data[axis.rank_index] *= values.get(axis.id, 0.0)
+                    weight.data[axis.ranks.start : axis.ranks.stop] *= values.get(axis.id, 0.0)
     return encoder, model

@@ -46,6 +46,25 @@ def test_a_layer_adds_u_diag_v_to_its_weight() -> None:
     assert torch.allclose(layer(x), x @ weight.T + base.bias, atol=1e-5)
 
 
+def test_every_rank_of_an_axis_has_its_weight() -> None:
+    """k = 0, n = 2: W = W0 + s U diag(λ_1, λ_1, λ_2, λ_2) Vᵀ, which is W0 where λ is 0."""
+    base = torch.nn.Linear(6, 5)
+    layer = SvdLoraLinear(base, 0, 2, 2.0, torch.Generator().manual_seed(0), ranks_per_axis=2)
+    with torch.no_grad():
+        layer.u_out_R.normal_()
+    layer.preference_m = torch.tensor([0.75, 0.25])
+    diagonal = layer.s.item() * torch.diag(torch.tensor([0.75, 0.75, 0.25, 0.25]))
+    x = torch.randn(4, 6)
+    assert torch.allclose(
+        layer(x), x @ (base.weight + layer.u_out_R @ diagonal @ layer.vt_R_in).T + base.bias, atol=1e-5
+    )
+    a_R_in, b_out_R = layer.exported()
+    gates = torch.diag(torch.tensor([0.75, 0.75, 0.25, 0.25]))
+    assert torch.allclose(layer(x) - base(x), x @ (b_out_R @ gates @ a_R_in).T, atol=1e-5)
+    layer.preference_m = torch.zeros(2)
+    assert torch.equal(layer(x), base(x))
+
+
 def test_an_untrained_adapter_changes_nothing_and_can_learn(tmp_path: Path) -> None:
     model = tiny(tmp_path)
     before = model(IDS).logits

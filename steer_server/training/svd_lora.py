@@ -122,7 +122,7 @@ class SvdLora:
             yield
 
     def exported(self, dtype: torch.dtype = torch.bfloat16) -> dict[str, torch.Tensor]:
-        """Tensors by PEFT's names for `lora_alpha = r`, that is scale 1. Axis i has the n ranks from k + n i on."""
+        """Tensors by PEFT's names for `lora_alpha = r`, that is scale 1. Axis i has ranks k + n i and on."""
         tensors = {}
         for name, layer in self.layers.items():
             a_R_in, b_out_R = layer.exported()

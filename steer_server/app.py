@@ -33,7 +33,9 @@ from steer_server.engine.base import Engine
 from steer_server.engine.heads import LoadedHeads
 from steer_server.engine.leases import SlotLeases
 from steer_server.errors import ConfigError, SteerError
+from steer_server.frozen.rewriting import Rewriter
 from steer_server.metrics import Metrics
+from steer_server.playground.pages import add_playground
 from steer_server.settings import Settings
 from steer_server.state import Server
 from steer_server.steering.plan import build_plan
@@ -55,6 +57,7 @@ def attach(app: FastAPI) -> None:
     app.include_router(reward_routes.router)
     app.include_router(adapter_routes.router)
     app.include_router(key_routes.router)
+    add_playground(app)
     app.add_exception_handler(SteerError, _on_steer_error)
     app.add_middleware(SteeringGuard)
     app.add_middleware(KeyGuard)  # added last, so it comes first
@@ -77,7 +80,7 @@ async def start(state: Any, engine: Engine, settings: Settings, metrics: Metrics
     bank = await engine.bank_info()
 
     async def load_slot(slot: int, adapter: LoadedAdapter) -> None:
-        with metrics.slot_load_seconds.time():
+        with metrics.slot_load(adapter):
             await engine.load_slot(slot, adapter)
 
     leases = SlotLeases(
@@ -87,16 +90,16 @@ async def start(state: Any, engine: Engine, settings: Settings, metrics: Metrics
         max_waiting=settings.max_waiting,
         max_wait_seconds=settings.max_wait_seconds,
     )
-    metrics.watch_slots(leases)
     heads = LoadedHeads(engine)
     log = ScoreLog(settings.score_log, settings.score_log_share) if settings.score_log else None
     base_answer = await probe_base(engine)
 
     async def probe(loaded: Loaded) -> None:
-        if isinstance(loaded, LoadedAdapter):
-            await probe_adapter(engine, leases, loaded, base_answer)
-        else:
-            await probe_head(heads, loaded)
+        with metrics.lifecycle.probe(loaded.manifest.kind):
+            if isinstance(loaded, LoadedAdapter):
+                await probe_adapter(engine, leases, loaded, base_answer)
+            else:
+                await probe_head(heads, loaded)
 
     async def evict(digest: str) -> None:
         # Each knows its own digests alone.
@@ -110,13 +113,14 @@ async def start(state: Any, engine: Engine, settings: Settings, metrics: Metrics
 
     def on_sync(record: CatalogueRecord) -> None:
         running.on_sync(record)
-        metrics.adapters_active.set(len(catalogue.snapshot.adapters))
-        metrics.keep_heads(catalogue.snapshot.reward_heads)
+        metrics.keep(catalogue.snapshot)
         keys.forget()
 
     catalogue.replica.on_sync(on_sync)
     catalogue.go_on(keys.keep_writing_uses())
-    metrics.adapters_active.set(len(catalogue.snapshot.adapters))
+    catalogue.go_on(metrics.keep_asking(engine))
+    metrics.keep(catalogue.snapshot)
+    metrics.watch(engine, leases, catalogue)
     try:
         presets = read_presets(settings.presets, catalogue.snapshot, policy)
         upstreams = await Upstreams.open(settings, engine.served_name, metrics)
@@ -131,6 +135,11 @@ async def start(state: Any, engine: Engine, settings: Settings, metrics: Metrics
         rewards=Rewards(engine, heads, metrics, log),
         keys=keys,
         running=running,
+        rewriter=Rewriter(
+            max_tokens=settings.rewrite_max_tokens,
+            cache_characters=settings.rewrite_cache_characters,
+            metrics=metrics,
+        ),
         upstreams=upstreams,
         policy=policy,
         presets=presets,

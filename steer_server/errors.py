@@ -200,6 +200,9 @@ class EngineError(SteerError):
 class EngineRefusal(SteerError):
     """vLLM refused the request with its own status and body, which are passed on as they are."""
 
+    code = "refused_by_engine"
+    """For metrics: the body has vLLM's own."""
+
     def __init__(self, body: dict[str, Any], status: int) -> None:
         detail = body.get("error", {})
         super().__init__(str(detail.get("message", "refused")), param=detail.get("param"))
@@ -219,6 +222,8 @@ class EngineRefusal(SteerError):
 
 class UpstreamRefusal(EngineRefusal):
     """An upstream refused the request (4xx): its status, and its words in OpenAI's shape."""
+
+    code = "refused_by_upstream"
 
     def __init__(self, body: dict[str, Any], status: int, *, retry_after_seconds: int = 1) -> None:
         super().__init__(body, status)

@@ -144,6 +144,12 @@ class Settings(BaseSettings):
     max_plans: int = Field(default=4096, ge=1)
     """Distinct plans the engine remembers; the least recently used is forgotten first."""
 
+    rewrite_max_tokens: int = Field(default=128, ge=1)
+    """Longest rewrite of align_pro; a message of more than 4 characters for each of them is sent as it is."""
+
+    rewrite_cache_characters: int = Field(default=10_000_000, ge=0)
+    """Of all rewrites that are kept together; 0 keeps none."""
+
     score_log: Path | None = None
     """File that a sample of the scores is appended to, as JSON lines without any text."""
 

@@ -13,6 +13,7 @@ from steer_server.api.source import ModelNames
 from steer_server.catalogue.service import CatalogueService
 from steer_server.engine.base import Engine
 from steer_server.engine.leases import SlotLeases
+from steer_server.frozen.rewriting import Rewriter
 from steer_server.metrics import Metrics
 from steer_server.steering.policy import Policy
 from steer_server.upstream.upstreams import Upstreams
@@ -29,6 +30,7 @@ class Server:
     rewards: Rewards
     keys: KeyGate
     running: RunningRequests
+    rewriter: Rewriter
     upstreams: Upstreams
     policy: Policy
     presets: Mapping[str, Any]

@@ -26,6 +26,17 @@ VLLM_OPTIONS = (
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, help="how often each test that kills a server does it")
+
+
+@pytest.fixture
+def num_kills(pytestconfig: pytest.Config) -> int | None:
+    """None: the test's own number."""
+    kills: int | None = pytestconfig.getoption("kills")
+    return kills
+
+
 @pytest.fixture(scope="session")
 async def fake(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
     """The app on FakeEngine."""

@@ -91,10 +91,12 @@ async def push_adapter(request: Request) -> Response:
     content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if content_type == "application/json":
         body = await read_body(request, PushBody)
-        version = await push_folder(request, body.path, param="path", activate=activate)
+        with server.metrics.lifecycle.act("push"):
+            version = await push_folder(request, body.path, param="path", activate=activate)
     elif content_type in ARCHIVE_TYPES:
         try:
-            version = await push_archive(request, activate=activate)
+            with server.metrics.lifecycle.act("push"):
+                version = await push_archive(request, activate=activate)
         except ClientDisconnect:
             return Response(status_code=CLIENT_CLOSED_STATUS)
     else:
@@ -147,9 +149,10 @@ async def remove_adapter(name: str, request: Request) -> Response:
             code="adapter_not_found",
         )
     lifecycle = server.catalogue.lifecycle
-    if wanted is None and record.aliases.get(name):
-        await lifecycle.deactivate(name, actor)
-    removed = [await lifecycle.remove(name, version.version, actor) for version in versions]
+    with server.metrics.lifecycle.act("remove"):
+        if wanted is None and record.aliases.get(name):
+            await lifecycle.deactivate(name, actor)
+        removed = [await lifecycle.remove(name, version.version, actor) for version in versions]
     return JSONResponse({"removed": [version.title for version in removed]})
 
 
@@ -157,23 +160,26 @@ async def remove_adapter(name: str, request: Request) -> Response:
 async def activate_version(name: str, version: str, request: Request) -> Response:
     """The name's version from now on."""
     server: Server = request.app.state.steer
-    return _version(
-        server, await server.catalogue.lifecycle.activate(name, version, caller_of(request).actor)
-    )
+    with server.metrics.lifecycle.act("activate"):
+        return _version(
+            server, await server.catalogue.lifecycle.activate(name, version, caller_of(request).actor)
+        )
 
 
 @router.post("/v1/adapters/{name}/rollback")
 async def roll_back(name: str, request: Request) -> Response:
     """The version that was active before."""
     server: Server = request.app.state.steer
-    return _version(server, await server.catalogue.lifecycle.rollback(name, caller_of(request).actor))
+    with server.metrics.lifecycle.act("rollback"):
+        return _version(server, await server.catalogue.lifecycle.rollback(name, caller_of(request).actor))
 
 
 @router.post("/v1/adapters/{name}/deactivate")
 async def deactivate(name: str, request: Request) -> Response:
     """No version is active any more; `rollback` brings the last one back."""
     server: Server = request.app.state.steer
-    version = await server.catalogue.lifecycle.deactivate(name, caller_of(request).actor)
+    with server.metrics.lifecycle.act("deactivate"):
+        version = await server.catalogue.lifecycle.deactivate(name, caller_of(request).actor)
     return JSONResponse({"name": name, "deactivated": version and version.version})
 
 
@@ -186,9 +192,10 @@ async def quarantine_version(name: str, version: str, request: Request) -> Respo
     Body, if any: `{"detail": "why", "abort": false}`."""
     server: Server = request.app.state.steer
     body = await read_body(request, QuarantineBody) if await request.body() else QuarantineBody()
-    quarantined = await server.catalogue.lifecycle.quarantine(
-        name, version, caller_of(request).actor, detail=body.detail, abort=body.abort
-    )
+    with server.metrics.lifecycle.act("quarantine"):
+        quarantined = await server.catalogue.lifecycle.quarantine(
+            name, version, caller_of(request).actor, detail=body.detail, abort=body.abort
+        )
     return _version(server, quarantined)
 
 
@@ -196,7 +203,10 @@ async def quarantine_version(name: str, version: str, request: Request) -> Respo
 async def release_version(name: str, version: str, request: Request) -> Response:
     """Out of quarantine: checked and probed anew, and not active."""
     server: Server = request.app.state.steer
-    return _version(server, await server.catalogue.lifecycle.release(name, version, caller_of(request).actor))
+    with server.metrics.lifecycle.act("release"):
+        return _version(
+            server, await server.catalogue.lifecycle.release(name, version, caller_of(request).actor)
+        )
 
 
 @router.get("/v1/audit")
@@ -221,9 +231,11 @@ async def load_lora_adapter(request: Request) -> Response:
         raise RequestError(
             "Versions never change in place: push a new version.", param="load_inplace", code="invalid_body"
         )
-    version = await push_folder(
-        request, body.lora_path, param="lora_path", activate=True, name=body.lora_name
-    )
+    server: Server = request.app.state.steer
+    with server.metrics.lifecycle.act("push"):
+        version = await push_folder(
+            request, body.lora_path, param="lora_path", activate=True, name=body.lora_name
+        )
     return PlainTextResponse(f"Success: LoRA adapter '{version.name}' added successfully.")
 
 

@@ -21,7 +21,7 @@ from steer_server.steering.scoring import aggregate, best_first, head_shares
 async def best_of_n(job: Job) -> Response:
     """The response: the client's `n` best of `options.n` candidates, the best first."""
     assert job.spec is not None
-    num_wanted, has_usage = _num_wanted(job), _has_usage(job)
+    num_wanted, has_usage = _num_wanted(job), wants_usage(job)
     body = {key: value for key, value in job.body.items() if key != "stream_options"}
     answer, held = await run(job, {**body, "n": job.spec.candidates, "stream": False})
     found = await whole_body(answer, held)
@@ -78,7 +78,7 @@ async def as_stream(body: dict[str, Any], *, has_usage: bool) -> AsyncIterator[s
     yield f"{DONE}\n\n"
 
 
-def _has_usage(job: Job) -> bool:
+def wants_usage(job: Job) -> bool:
     """Whether a stream is to say its usage. Raises: RequestError; the engine does not see these fields."""
     stream, options = job.body.get("stream"), job.body.get("stream_options")
     if stream is not None and not isinstance(stream, bool):

@@ -36,6 +36,8 @@ def describe_version(server: Server, version: VersionRecord) -> dict[str, Any]:
         described["anchors"] = manifest["anchors"]
     if manifest.get("head"):
         described["head"] = manifest["head"]
+    if manifest.get("prompter"):
+        described["prompter"] = manifest["prompter"]["id"]
     if version.reason:
         described |= {"reason": version.reason, "detail": version.detail}
     if problem := replica.problems.get(digest):

@@ -23,14 +23,17 @@ class Timings:
     started: float
     plan_seconds: float = 0.0
     queue_seconds: float = 0.0
+    rewrite_seconds: float = 0.0
     scoring_seconds: float = 0.0
 
     def milliseconds(self) -> dict[str, float]:
-        """`total` includes `plan`, `queue` (the wait for bank slots) and `scoring`."""
+        """`total` includes `plan`, `queue` (the wait for bank slots), `rewrite` (with a wait for slots of its
+        own) and `scoring`."""
         total = time.perf_counter() - self.started
         seconds = {
             "plan": self.plan_seconds,
             "queue": self.queue_seconds,
+            "rewrite": self.rewrite_seconds,
             "scoring": self.scoring_seconds,
             "total": total,
         }

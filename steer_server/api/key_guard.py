@@ -22,6 +22,7 @@ OPEN_PATHS = (
     "/docs",
     "/redoc",
     "/openapi.json",
+    "/playground",
 )
 """With what is below them. Everything else is guarded, so that a route that vLLM adds is not open by
 accident: `/invocations` generates, and `/tokenize` works for whoever asks."""

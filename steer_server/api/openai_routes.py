@@ -10,12 +10,14 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from steer_server.api.encode import Timings
 from steer_server.api.key_guard import caller_of
 from steer_server.api.programs import add_heads, run_program
 from steer_server.api.respond import Job, error_response, started_now, until_disconnect
 from steer_server.api.source import FIELD, HEADER, find_source
+from steer_server.api.watch import RequestWatch
 from steer_server.engine.base import Route
-from steer_server.errors import NotFoundError, RequestError, SteerError
+from steer_server.errors import NotFoundError, RequestError
 from steer_server.state import Server
 from steer_server.steering.plan import BASE_PLAN, build_plan
 from steer_server.steering.spec import METHODS
@@ -80,42 +82,43 @@ async def completions(request: Request) -> Response:
 
 
 async def _steered(route: Route, request: Request) -> Response:
-    server: Server = request.app.state.steer
     timings = started_now()
-    method = "unknown"
-    try:
-        body = await read_json_object(request)
-        names = server.model_names()
-        timings.started = time.perf_counter()
-        source = find_source(body, request.headers, names)
-        relay = server.upstreams.find(body.get("model"))
-        if relay is not None:
-            server.upstreams.check_spec(body["model"], source.spec, param=source.param)
-        plan = BASE_PLAN
-        if source.spec is not None:
-            server.keys.check_spec(caller_of(request), source.spec, param=source.param)
-            plan = build_plan(source.spec, names.catalogue, server.policy, param=source.param)
-        job = Job(
-            server,
-            relay or server.engine,
-            route,
-            source.body,
-            plan,
-            names.catalogue,
-            request,
-            timings,
-            source.spec,
-        )
-        if source.spec is not None and source.spec.reward_heads:
-            add_heads(job, source.param)
-        method = plan.method
-        timings.plan_seconds = time.perf_counter() - timings.started
-        server.metrics.plan_seconds.observe(timings.plan_seconds)
-        response = await until_disconnect(request, run_program(job))
-    except SteerError as error:
-        response = error_response(error)
-    server.metrics.requests_total.labels(route, method, response.status_code).inc()
-    return response
+    watch = RequestWatch(request.app.state.steer.metrics, route, timings)
+    return await watch.response(_answer(route, request, timings, watch))
+
+
+async def _answer(route: Route, request: Request, timings: Timings, watch: RequestWatch) -> Response:
+    """Raises: SteerError."""
+    server: Server = request.app.state.steer
+    body = await read_json_object(request)
+    names = server.model_names()
+    timings.started = time.perf_counter()
+    source = find_source(body, request.headers, names)
+    relay = server.upstreams.find(body.get("model"))
+    if relay is not None:
+        server.upstreams.check_spec(body["model"], source.spec, param=source.param)
+    plan = BASE_PLAN
+    if source.spec is not None:
+        server.keys.check_spec(caller_of(request), source.spec, param=source.param)
+        plan = build_plan(source.spec, names.catalogue, server.policy, param=source.param)
+    job = Job(
+        server,
+        relay or server.engine,
+        route,
+        source.body,
+        plan,
+        names.catalogue,
+        request,
+        timings,
+        source.spec,
+        param=source.param,
+    )
+    if source.spec is not None and source.spec.reward_heads:
+        add_heads(job, source.param)
+    watch.plan = plan
+    timings.plan_seconds = time.perf_counter() - timings.started
+    server.metrics.plan_seconds.observe(timings.plan_seconds)
+    return await until_disconnect(request, run_program(job))
 
 
 @router.get("/v1/models")
@@ -150,5 +153,7 @@ def _cards(server: Server) -> list[dict[str, Any]]:
     return ours + server.upstreams.cards()
 
 
-STEERED_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/steering/plan"})
+STEERED_PATHS = frozenset(
+    {"/v1/chat/completions", "/v1/completions", "/v1/steering/plan", "/v1/steering/transform"}
+)
 STEERED_HEADER = HEADER.lower().encode()

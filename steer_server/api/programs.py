@@ -8,7 +8,9 @@ from typing import Any
 
 from starlette.responses import Response
 
+from steer_server.api.align_pro import align_pro
 from steer_server.api.best_of_n import best_of_n
+from steer_server.api.diffpo import diffpo
 from steer_server.api.key_guard import caller_of
 from steer_server.api.respond import HeldStream, Job, respond
 from steer_server.api.scoring import as_conversation, check_heads, check_length
@@ -17,7 +19,9 @@ from steer_server.steering.scoring import heads_of_spec
 
 PROGRAMS: Mapping[str, Callable[[Job], Coroutine[Any, Any, Response]]] = {
     "adapters": respond,
+    "align_pro": align_pro,
     "best_of_n": best_of_n,
+    "diffpo": diffpo,
     "none": respond,
 }
 """By the plan's method."""

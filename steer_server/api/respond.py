@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from steer_server.api.encode import (
     with_last_chunk,
 )
 from steer_server.api.scoring import Conversation, Scores
+from steer_server.api.source import FIELD
 from steer_server.catalogue.snapshot import Catalogue, LoadedRewardHead
 from steer_server.engine.base import Answer, EngineRun, Route, Runner
 from steer_server.engine.leases import Lease
@@ -103,6 +104,12 @@ class Job:
     """That score the answer, which needs chat's messages."""
     conversation: Conversation = ()
     """The request's messages, when there are heads."""
+    param: str = FIELD
+    """How errors name the place of the spec."""
+    answer_plan: SteeringPlan | None = None
+    """What the answer is generated under, where that is not `plan`: a frozen model answers as it is."""
+    findings: Mapping[str, Any] = field(default_factory=dict)
+    """What the method adds to the response's `steering`."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -118,7 +125,7 @@ class Job:
     async def describe(self, answers: Sequence[str | None]) -> dict[str, Any]:
         """The response's `steering`. Args: answers: what is given, in order of the choices."""
         rewards = (await self.score(answers)).describe() if self.heads else {}
-        return steering_object(self.plan, self.timings, rewards)
+        return {**steering_object(self.plan, self.timings, rewards), **self.findings}
 
 
 async def respond(job: Job) -> Response:
@@ -144,28 +151,40 @@ async def respond(job: Job) -> Response:
     return HeldStream(events, held, job.headers)
 
 
-async def run(job: Job, body: dict[str, Any]) -> tuple[Answer, Held]:
-    """The engine's answer to `body` under the job's plan, and what is held until it has ended.
+async def lease_slots(job: Job) -> Lease | None:
+    """Slots for what answers the job; None for the base model, which needs none. Raises: SteerError."""
+    plan = job.answer_plan or job.plan
+    if plan.is_base:
+        return None
+    adapters = [job.catalogue.by_digest[gate.digest] for gate in plan.adapters]
+    try:
+        lease = await job.server.leases.acquire(adapters)
+    except CapacityError:
+        job.server.metrics.refused_total.inc()
+        raise
+    job.timings.queue_seconds = lease.waited_seconds
+    job.server.metrics.note_slot_wait(job.plan, lease.waited_seconds)
+    return lease
+
+
+async def run(job: Job, body: dict[str, Any], *, is_leased: bool = False) -> tuple[Answer, Held]:
+    """The engine's answer to `body` under the job's plan for it, and what is held until it has ended.
+
+    Args:
+        is_leased: the caller holds the plan's slots itself, for longer than this one run. It must not lease
+            them again: behind the head of the line that would wait for itself.
 
     Raises: SteerError; nothing is held then.
     """
-    server, plan = job.server, job.plan
-    lease = None
-    if not plan.is_base:
-        adapters = [job.catalogue.by_digest[gate.digest] for gate in plan.adapters]
-        try:
-            lease = await server.leases.acquire(adapters)
-        except CapacityError:
-            server.metrics.refused_total.inc()
-            raise
-        job.timings.queue_seconds = lease.waited_seconds
-        server.metrics.slot_wait_seconds.observe(lease.waited_seconds)
-    server.metrics.running.labels(plan.method).inc()
-    digests = [gate.digest for gate in plan.adapters] + [head.digest for head in job.heads]
+    server, plan = job.server, job.answer_plan or job.plan
+    lease = None if is_leased else await lease_slots(job)
+    server.metrics.begin_run(plan)
+    # Of all that it depends on: a rewrite's adapter is no part of the answer's own plan.
+    digests = [gate.digest for gate in job.plan.adapters] + [head.digest for head in job.heads]
 
     def on_end(held: Held) -> None:
         server.running.remove(held, digests)
-        server.metrics.running.labels(plan.method).dec()
+        server.metrics.end_run(plan)
 
     held = Held(job.runner.run(job.route, body, plan, job.request), lease, on_end)
     server.running.add(held, digests)

@@ -11,10 +11,11 @@ from starlette.responses import JSONResponse, Response
 
 from steer_server.api.bodies import Body, in_openapi, read_body
 from steer_server.api.key_guard import caller_of
-from steer_server.api.respond import error_response, until_disconnect
+from steer_server.api.respond import started_now, until_disconnect
 from steer_server.api.scoring import as_conversation, check_heads, check_length
+from steer_server.api.watch import RequestWatch
 from steer_server.catalogue.snapshot import Catalogue, LoadedRewardHead
-from steer_server.errors import NotFoundError, RequestError, SteerError
+from steer_server.errors import NotFoundError, RequestError
 from steer_server.state import Server
 from steer_server.steering.policy import Policy
 from steer_server.steering.scoring import find_heads
@@ -67,16 +68,17 @@ class RewardsBody(Body):
 @router.post("/v1/rewards", openapi_extra=in_openapi(RewardsBody))
 async def post_rewards(request: Request) -> Response:
     """Raw and calibrated scores, an entry per answer, with the plan and the heads' versions."""
+    watch = RequestWatch(request.app.state.steer.metrics, "rewards", started_now(), method="none")
+    return await watch.response(_answer(request))
+
+
+async def _answer(request: Request) -> Response:
+    """Raises: SteerError."""
     server: Server = request.app.state.steer
-    try:
-        body = await read_body(request, RewardsBody)
-        if body.model not in (None, server.engine.served_name):
-            raise NotFoundError(f"The model `{body.model}` does not exist.", param="model")
-        response = await until_disconnect(request, _score(server, request, body))
-    except SteerError as error:
-        response = error_response(error)
-    server.metrics.requests_total.labels("rewards", "none", response.status_code).inc()
-    return response
+    body = await read_body(request, RewardsBody)
+    if body.model not in (None, server.engine.served_name):
+        raise NotFoundError(f"The model `{body.model}` does not exist.", param="model")
+    return await until_disconnect(request, _score(server, request, body))
 
 
 async def _score(server: Server, request: Request, body: RewardsBody) -> Response:

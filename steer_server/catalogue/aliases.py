@@ -25,8 +25,8 @@ async def activate(database: Database, actor: Actor, name: str, digest: str) -> 
 
     Raises:
         NotFoundError: the name has no version with this digest.
-        ConflictError: `state_conflict` unless it is probed or retired; `culture_taken`, `axis_taken` or
-            `head_taken` when an active version of another name has the same.
+        ConflictError: `state_conflict` unless it is probed or retired; `culture_taken`, `axis_taken`,
+            `head_taken` or `prompter_taken` when an active version of another name has the same.
     """
     async with acting(database, actor, "activate", name=name, digest=digest) as act:
         version = await version_of_act(act, digest)
@@ -108,12 +108,15 @@ def rollback_target(moves: Iterable[AliasMove], is_usable: Callable[[str], bool]
 
 
 def claims(manifest: Mapping[str, Any]) -> set[tuple[str, str]]:
-    """What only one active version may have: its culture (a reward head's is no claim), axes and head."""
+    """What only one active version may have: its culture (a reward head's is no claim), axes, head and
+    prompter."""
     found = {("axis", axis["id"]) for axis in manifest.get("axes") or ()}
     if manifest.get("head"):
         found.add(("head", manifest["head"]))
     elif manifest.get("culture"):
         found.add(("culture", manifest["culture"]["id"]))
+    if manifest.get("prompter"):
+        found.add(("prompter", manifest["prompter"]["id"]))
     return found
 
 

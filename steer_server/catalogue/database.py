@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -44,6 +45,8 @@ class Database:
         self._engine = engine
         self._problem = ""
         """What the log has said of a database that does not answer; empty when it does."""
+        self.last_answer = time.monotonic()
+        """When it last answered, by `time.monotonic`."""
 
     @classmethod
     async def open(cls, url: str) -> Database:
@@ -112,6 +115,7 @@ class Database:
                 await connection.execution_options(**options)
                 async with connection.begin():
                     self._problem = ""
+                    self.last_answer = time.monotonic()
                     yield connection
         except (
             sql_errors.OperationalError,

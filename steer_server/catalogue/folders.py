@@ -20,6 +20,7 @@ from steer_server.catalogue.manifest import (
     FileEntry,
     Kind,
     Manifest,
+    PrompterInfo,
     ValueAxis,
     file_sha256,
 )
@@ -49,6 +50,7 @@ def write_adapter_folder(
     culture: CultureInfo | None = None,
     axes: Sequence[ValueAxis] = (),
     anchors: Sequence[Anchor] = (),
+    prompter: PrompterInfo | None = None,
     data: Sequence[DataSource] = (),
     card: str = "",
     extra: Mapping[str, str] | None = None,
@@ -94,6 +96,7 @@ def write_adapter_folder(
         culture=culture,
         axes=tuple(axes),
         anchors=tuple(anchors),
+        prompter=prompter,
         files=describe_files(folder, [PEFT_CONFIG, WEIGHTS]),
         data=tuple(data),
     )

@@ -139,6 +139,8 @@ def carries(version: Row) -> str:
         parts.append(f"axes {', '.join(version['axes'])}")
     if version.get("head"):
         parts.append(f"head {version['head']}")
+    if version.get("prompter"):
+        parts.append(f"prompter {version['prompter']}")
     return "; ".join(parts)
 
 

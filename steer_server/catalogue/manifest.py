@@ -41,7 +41,7 @@ Text = Annotated[str, Field(max_length=4000, pattern=r"^[^\x00-\x08\x0b-\x1f\x7f
 """For people. Without control characters, which a terminal would obey."""
 
 Country = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
-Kind = Literal["lora", "panacea", "pareto-expert", "reward_head"]
+Kind = Literal["lora", "panacea", "pareto-expert", "prompter", "reward_head"]
 
 
 class _Strict(BaseModel):
@@ -82,6 +82,20 @@ class ValueAxis(_Strict):
         return range(0) if first is None else range(first, first + self.num_ranks)
 
 
+class PrompterInfo(_Strict):
+    """What a `prompter` rewrites prompts for."""
+
+    id: Name
+    """What requests call it; the adapter's own name may say more."""
+    template_version: Annotated[int, Field(ge=1)]
+    """Of `frozen/prompter_template.py`, as it was asked in training."""
+    culture: Name | None = None
+    """Whose values the answers are to show, where it is one community's. Keys that may not use this culture
+    may not use the prompter either; no request can name it as a culture."""
+    aim: Text = ""
+    """What was rewarded in training."""
+
+
 class DataSource(_Strict):
     source: Text
     licence: Text
@@ -103,6 +117,7 @@ class Manifest(_Strict):
     anchors: Annotated[tuple[Anchor, ...], Field(max_length=MAX_ANCHORS)] = ()
     head: Name | None = None
     """What requests call a `reward_head`; the adapter's own name says also from which split it is."""
+    prompter: PrompterInfo | None = None
     files: tuple[FileEntry, ...]
     data: tuple[DataSource, ...] = ()
 
@@ -114,6 +129,8 @@ class Manifest(_Strict):
             raise ValueError("a lora has `culture`, a reward_head may have it; other kinds do not")
         if (self.kind == "reward_head") != (self.head is not None):
             raise ValueError("a reward_head has `head`; other kinds do not")
+        if (self.kind == "prompter") != (self.prompter is not None):
+            raise ValueError("a prompter has `prompter`; other kinds do not")
         if (self.kind in ("panacea", "pareto-expert")) != bool(self.axes):
             raise ValueError("a panacea or a pareto-expert has `axes`; other kinds do not")
         if (self.kind == "pareto-expert") != bool(self.anchors):
@@ -148,9 +165,11 @@ class Manifest(_Strict):
     def digest(self) -> str:
         """Content digest: sha256 over the canonical manifest, which holds the files' own hashes. Hex."""
         document = self.model_dump(mode="json")
-        # Stores and signatures hold digests from before there were anchors, and axes of several ranks.
+        # Stores and signatures hold digests from before there were anchors, axes of several ranks, prompters.
         if not self.anchors:
             del document["anchors"]
+        if self.prompter is None:
+            del document["prompter"]
         for axis in document["axes"]:
             if axis["num_ranks"] == 1:
                 del axis["num_ranks"]

@@ -37,6 +37,7 @@ class Checked:
             "axes": [axis.id for axis in manifest.axes],
             "anchors": [anchor.model_dump(mode="json") for anchor in manifest.anchors],
             "head": manifest.head,
+            "prompter": manifest.prompter and manifest.prompter.id,
             "rank": self.rank,
             "base_model": manifest.base_model,
             "description": manifest.description,

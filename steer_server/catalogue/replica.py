@@ -54,6 +54,7 @@ class Replica:
         self.database, self.replica_id = database, replica_id
         self._load, self._evict, self._poll_seconds = load, evict, poll_seconds
         self._catalogue = Catalogue()
+        self._record = CatalogueRecord(0, {}, {})
         self._problems: dict[str, str] = {}
         self._draining: dict[str, asyncio.Task[None]] = {}
         self._lock = asyncio.Lock()
@@ -63,6 +64,11 @@ class Replica:
     def catalogue(self) -> Catalogue:
         """What requests are planned with now."""
         return self._catalogue
+
+    @property
+    def record(self) -> CatalogueRecord:
+        """What the database said at the last sync."""
+        return self._record
 
     @property
     def problems(self) -> Mapping[str, str]:
@@ -101,6 +107,7 @@ class Replica:
                     former += self._former(record.versions[digest].name, record)
             catalogue = replace(_fitting(loaded, former), quarantined=_quarantined(record))
             self._publish(catalogue, problems)
+            self._record = record
             for listener in self._changed:
                 listener(record)
             await report(self.database, self.replica_id, record.revision, problems)
@@ -171,7 +178,8 @@ def _quarantined(record: CatalogueRecord) -> dict[str, str]:
             manifest = version.manifest
             culture = (manifest.get("culture") or {}).get("id")
             axes = [axis["id"] for axis in manifest.get("axes") or ()]
-            titles |= {one: version.title for one in (culture, *axes, manifest.get("head")) if one}
+            prompter = (manifest.get("prompter") or {}).get("id")
+            titles |= {one: version.title for one in (culture, *axes, manifest.get("head"), prompter) if one}
     return titles
 
 

@@ -61,7 +61,8 @@ class LoadedRewardHead(_Loaded):
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Lookups of one moment. Names are unique; so are culture ids of adapters, axis ids and head ids."""
+    """Lookups of one moment. Names are unique; so are culture ids of adapters, and ids of axes, heads and
+    prompters."""
 
     adapters: tuple[LoadedAdapter, ...] = ()
     cultures: Mapping[str, LoadedAdapter] = field(default_factory=dict)
@@ -69,17 +70,20 @@ class Catalogue:
     by_digest: Mapping[str, LoadedAdapter] = field(default_factory=dict)
     reward_heads: Mapping[str, LoadedRewardHead] = field(default_factory=dict)
     """By head id."""
+    prompters: Mapping[str, LoadedAdapter] = field(default_factory=dict)
+    """By the prompter's id."""
     quarantined: Mapping[str, str] = field(default_factory=dict)
-    """Culture, axis or head id that only quarantined versions have -> the title of the newest of them."""
+    """Id of a culture, axis, head or prompter that only quarantined versions have -> title of the newest."""
 
     @classmethod
     def of(cls, loaded: Iterable[LoadedAdapter | LoadedRewardHead]) -> Catalogue:
-        """Raises: CatalogueError when two claim the same name, culture, axis or head."""
+        """Raises: CatalogueError when two claim the same name, culture, axis, head or prompter."""
         ordered = sorted(loaded, key=lambda one: one.name)
         names: dict[str, _Loaded] = {}
         cultures: dict[str, LoadedAdapter] = {}
         axes: dict[str, LoadedAdapter] = {}
         heads: dict[str, LoadedRewardHead] = {}
+        prompters: dict[str, LoadedAdapter] = {}
 
         def claim(table: dict[str, _AnyLoaded], kind: str, key: str, adapter: _AnyLoaded) -> None:
             if key in table:
@@ -99,10 +103,13 @@ class Catalogue:
                 claim(cultures, "culture", adapter.manifest.culture.id, adapter)
             for axis in adapter.manifest.axes:
                 claim(axes, "axis", axis.id, adapter)
+            if adapter.manifest.prompter:
+                claim(prompters, "prompter", adapter.manifest.prompter.id, adapter)
         return cls(
             adapters,
             MappingProxyType(cultures),
             MappingProxyType(axes),
             MappingProxyType({adapter.digest: adapter for adapter in adapters}),
             MappingProxyType(heads),
+            MappingProxyType(prompters),
         )

@@ -25,6 +25,7 @@ from steer_server.catalogue.snapshot import LoadedAdapter, LoadedRewardHead
 from steer_server.catalogue.tensor_file import parse_json, shown
 from steer_server.catalogue.weights import check_head_tensors, check_lora_tensors
 from steer_server.errors import CatalogueError
+from steer_server.frozen.prompter_template import TEMPLATE_VERSION
 
 MAX_WEIGHTS_BYTES = 4 * 2**30
 MAX_CONFIG_BYTES = 256 * 1024
@@ -92,6 +93,7 @@ def _validated_adapter(folder: Path, manifest: Manifest, base: BaseModel, max_ra
     _check_agreement(config, manifest)
     rank, scale = _rank_and_scale(config, manifest, max_rank)
     _check_own_ranks(manifest, rank)
+    _check_template(manifest)
     check_lora_tensors(folder / WEIGHTS, manifest, base, rank, scale, _targets(config, name))
     return LoadedAdapter(manifest, folder, rank)
 
@@ -185,6 +187,16 @@ def _check_own_ranks(manifest: Manifest, rank: int) -> None:
     if manifest.anchors and (idle := set(range(rank)) - carried):
         raise CatalogueError(
             manifest.name, "rank_without_anchor", f"rank {min(idle)} is in no anchor's `ranks`"
+        )
+
+
+def _check_template(manifest: Manifest) -> None:
+    version = TEMPLATE_VERSION if manifest.prompter is None else manifest.prompter.template_version
+    if version != TEMPLATE_VERSION:
+        raise CatalogueError(
+            manifest.name,
+            "template_unknown",
+            f"the prompter was trained with template {version}, this server asks with {TEMPLATE_VERSION}",
         )
 
 

@@ -47,6 +47,15 @@ class ScoredText:
     """The text is longer than its format's `max_tokens`; its beginning was not read."""
 
 
+@dataclass(frozen=True)
+class TokenisedText:
+    """A text as the model reads it."""
+
+    token_ids: tuple[int, ...]
+    ends: tuple[int, ...]
+    """Where each token ends, in characters."""
+
+
 class EngineRun(Protocol):
     """One request's use of the engine."""
 
@@ -77,6 +86,8 @@ class Engine(Runner, Protocol):
     """The base model's name in the API."""
     num_slots: int
     """S: adapters resident at once."""
+    max_model_tokens: int
+    """Longest prompt and answer together."""
 
     async def load_slot(self, slot: int, adapter: LoadedAdapter) -> None:
         """Puts an adapter into a slot in place of what was there.
@@ -110,6 +121,17 @@ class Engine(Runner, Protocol):
         Raises: RequestError for messages that the chat template refuses, or a text that is too long;
             EngineError.
         """
+        ...
+
+    async def tokenise_chat(self, body: Mapping[str, Any], request: Request) -> list[int]:
+        """The prompt that a chat request makes, up to where the answer begins.
+
+        Raises: EngineRefusal for messages or a model that the engine does not take; EngineError.
+        """
+        ...
+
+    async def tokenise(self, texts: Sequence[str]) -> list[TokenisedText]:
+        """Texts as the model reads them behind a chat's prompt, without special tokens."""
         ...
 
     async def check_health(self) -> None:

@@ -9,7 +9,11 @@ order of adapters does not matter: the promises that the contract suite checks o
 Choice i > 0 of a request for several answers to p is what p followed by "#i" gives. A reward head's raw score
 is a number that its digest and the text's last words alone decide.
 
-Not covered: tools, logprobs of alternatives, structured output, batching effects.
+A token is a word. A chat's prompt is one token: a prompt of token ids that begins with one is a chat with the
+beginning of its answer, and what follows is predicted as in that chat. A word that the vocabulary does not
+have is as unlikely under every plan.
+
+Not covered: tools, logprobs of alternatives, structured output, batching effects, sampling.
 """
 
 from __future__ import annotations
@@ -17,18 +21,23 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Sequence
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from starlette.requests import Request
 
 from steer_server.catalogue.snapshot import LoadedAdapter, LoadedRewardHead
-from steer_server.engine.base import Answer, Route, ScoredText, ScoringText
+from steer_server.engine.base import Answer, Route, ScoredText, ScoringText, TokenisedText
 from steer_server.errors import EngineError, EngineRefusal
 from steer_server.steering.plan import SteeringPlan
 
-WORDS = [f"w{i:02d}" for i in range(64)]
+WORDS = [f"w{i:02d}" if i < 56 else f"w{i:02d}." for i in range(64)]
+"""The last eight end sentences."""
+FIRST_CHAT_ID = 1 << 20
+"""Token ids from here on stand for the prompts of chats."""
+UNKNOWN_LOGPROB = -9.0
 RANK = 8
 
 
@@ -52,9 +61,19 @@ class FakeEngine:
         """Digests of the loaded heads."""
         self.scored: list[ScoringText] = []
         """Every text that was scored."""
+        self.answers: dict[str, str] = {}
+        """Prompt, as `read_prompt` gives it -> what is answered in place of the model's own words, and ends by
+        itself. Not in streams."""
+        self.asked: list[tuple[dict[str, Any], SteeringPlan]] = []
+        """Every request, and what it ran under."""
+        self.max_model_tokens = 2048
         self.num_loads = 0
         self.num_running = 0
         self.is_dead = False
+        self._words = list(WORDS)
+        """By token id."""
+        self._chats: list[str] = []
+        """By token id, less FIRST_CHAT_ID."""
 
     async def load_slot(self, slot: int, adapter: LoadedAdapter) -> None:
         self.slots.pop(slot, None)
@@ -68,6 +87,7 @@ class FakeEngine:
         self.slots.pop(slot, None)
 
     def run(self, route: Route, body: dict[str, Any], plan: SteeringPlan, request: Request) -> FakeRun:
+        self.asked.append((body, plan))
         return FakeRun(self, route, body, plan)
 
     async def load_head(self, head: LoadedRewardHead) -> None:
@@ -98,6 +118,31 @@ class FakeEngine:
         raw = {digest: float(_noise("score", digest, *read)[0]) for digest in loaded}
         return ScoredText(raw, len(read), len(read) < len(whole))
 
+    async def tokenise_chat(self, body: Mapping[str, Any], request: Request) -> list[int]:
+        check_body("chat", body, self.served_name)
+        prompt = json.dumps(body["messages"], sort_keys=True)
+        if prompt not in self._chats:
+            self._chats.append(prompt)
+        return [FIRST_CHAT_ID + self._chats.index(prompt)]
+
+    async def tokenise(self, texts: Sequence[str]) -> list[TokenisedText]:
+        found = [list(re.finditer(r"\S+", text)) for text in texts]
+        return [
+            TokenisedText(tuple(self._id(word[0]) for word in words), tuple(word.end() for word in words))
+            for words in found
+        ]
+
+    def _id(self, word: str) -> int:
+        if word not in self._words:
+            self._words.append(word)
+        return self._words.index(word)
+
+    def read_prompt(self, prompt: Any) -> tuple[str, list[int]]:
+        """The prompt whose words are predicted, and the tokens of the answer that come after it."""
+        if isinstance(prompt, list) and prompt and isinstance(prompt[0], int) and prompt[0] >= FIRST_CHAT_ID:
+            return self._chats[prompt[0] - FIRST_CHAT_ID], prompt[1:]
+        return json.dumps(prompt, sort_keys=True), []
+
     async def check_health(self) -> None:
         if self.is_dead:
             raise EngineError("the engine is dead")
@@ -107,14 +152,19 @@ class FakeEngine:
 
     def next_word(self, prompt: str, position: int, plan: SteeringPlan) -> tuple[str, float]:
         """The greedy word and its log-probability."""
+        logprobs = self.logprobs(prompt, position, plan)
+        best = int(np.argmax(logprobs))
+        return WORDS[best], float(logprobs[best])
+
+    def logprobs(self, prompt: str, position: int, plan: SteeringPlan) -> np.ndarray:
+        """Of every word of the vocabulary."""
         logits = _noise("base", prompt, position)
         for adapter in plan.adapters:
             if adapter.digest not in self.slots.values():
                 raise AssertionError(f"{adapter.name} is planned and not resident")
             for index, gate in enumerate(adapter.gates(RANK)):
                 logits = logits + gate * _noise(adapter.digest, index)
-        best = int(np.argmax(logits))
-        return WORDS[best], float(logits[best] - np.log(np.exp(logits).sum()))
+        return np.asarray(logits - np.log(np.exp(logits).sum()))
 
 
 class FakeRun:
@@ -125,39 +175,29 @@ class FakeRun:
     async def answer(self) -> Answer:
         if self.engine.is_dead:
             raise EngineError("the engine is dead")
-        if self.body.get("model") not in (None, self.engine.served_name):
-            error = {
-                "message": "The model does not exist.",
-                "type": "NotFoundError",
-                "param": "model",
-                "code": 404,
-            }
-            raise EngineRefusal({"error": error}, 404)
-        key = "messages" if self.route == "chat" else "prompt"
-        if not self.body.get(key):
-            error = {
-                "message": f"Field required: {key}",
-                "type": "BadRequestError",
-                "param": key,
-                "code": 400,
-            }
-            raise EngineRefusal({"error": error}, 400)
-        self.prompt = json.dumps(self.body[key], sort_keys=True)
+        check_body(self.route, self.body, self.engine.served_name)
+        given = self.body["messages" if self.route == "chat" else "prompt"]
+        is_batch = self.route == "completion" and isinstance(given, list) and isinstance(given[0], list)
+        self.prompts = [self.engine.read_prompt(prompt) for prompt in (given if is_batch else [given])]
         self.max_tokens = int(self.body.get("max_tokens") or self.body.get("max_completion_tokens") or 16)
         self.is_running = True
         self.engine.num_running += 1
         if self.body.get("stream"):
             return Answer(events=self._events())
-        words = [word async for word, _ in self._words()]
+        num_words = len([word async for word, _ in self._words()])
         await self.stop()
-        choices = [self._choice(0, " ".join(words))]
-        for i in range(1, int(self.body.get("n") or 1)):
-            others = [
-                self.engine.next_word(f"{self.prompt}#{i}", at, self.plan)[0] for at in range(len(words))
-            ]
-            choices.append(self._choice(i, " ".join(others)))
-        total = len(words) * len(choices)
-        usage = {"prompt_tokens": 1, "completion_tokens": total, "total_tokens": 1 + total}
+        num_choices = int(self.body.get("n") or 1)
+        choices: list[dict[str, Any]] = []
+        generated = 0
+        for prompt, answered in self.prompts:
+            for i in range(num_choices):
+                text, reason = self._text(f"{prompt}#{i}" if i else prompt, len(answered), num_words)
+                generated += len(text.split())
+                choices.append(self._choice(len(choices), text, reason))
+                if self.body.get("prompt_logprobs") is not None:
+                    choices[-1]["prompt_logprobs"] = self._prompt_logprobs(prompt, answered)
+        read = sum(1 + len(answered) for _, answered in self.prompts)
+        usage = {"prompt_tokens": read, "completion_tokens": generated, "total_tokens": read + generated}
         object_ = "chat.completion" if self.route == "chat" else "text_completion"
         return Answer(body={**self._envelope(object_), "choices": choices, "usage": usage})
 
@@ -171,7 +211,30 @@ class FakeRun:
             await asyncio.sleep(self.engine.token_seconds)
             if not self.is_running:
                 return
-            yield self.engine.next_word(self.prompt, position, self.plan)
+            prompt, answered = self.prompts[0]
+            yield self.engine.next_word(prompt, len(answered) + position, self.plan)
+
+    def _text(self, prompt: str, start: int, num_words: int) -> tuple[str, str]:
+        """An answer, and why it ended."""
+        if prompt in self.engine.answers:
+            return self.engine.answers[prompt], "stop"
+        at = range(start, start + num_words)
+        text = " ".join(self.engine.next_word(prompt, position, self.plan)[0] for position in at)
+        stops = self.body.get("stop") or []
+        found = [(text.find(stop), stop) for stop in ([stops] if isinstance(stops, str) else stops)]
+        place, stop = min(((at, stop) for at, stop in found if at >= 0), default=(len(text), None))
+        if stop is None:
+            return text, "length"
+        return text[: place + len(stop) * bool(self.body.get("include_stop_str_in_output"))], "stop"
+
+    def _prompt_logprobs(self, prompt: str, answered: Sequence[int]) -> list[dict[int, Any] | None]:
+        found: list[dict[int, Any] | None] = [None]
+        for position, token in enumerate(answered):
+            logprob = UNKNOWN_LOGPROB
+            if token < len(WORDS):
+                logprob = float(self.engine.logprobs(prompt, position, self.plan)[token])
+            found.append({token: {"logprob": logprob}})
+        return found
 
     async def _events(self) -> AsyncIterator[str]:
         object_ = "chat.completion.chunk" if self.route == "chat" else "text_completion"
@@ -190,8 +253,19 @@ class FakeRun:
     def _envelope(self, object_: str) -> dict[str, Any]:
         return {"id": "fake-1", "object": object_, "created": 0, "model": self.engine.served_name}
 
-    def _choice(self, index: int, text: str) -> dict[str, Any]:
+    def _choice(self, index: int, text: str, reason: str) -> dict[str, Any]:
         content: dict[str, Any] = {"text": text}
         if self.route == "chat":
             content = {"message": {"role": "assistant", "content": text}}
-        return {"index": index, "finish_reason": "length", "logprobs": None, **content}
+        return {"index": index, "finish_reason": reason, "logprobs": None, **content}
+
+
+def check_body(route: Route, body: Mapping[str, Any], served_name: str) -> None:
+    """Raises: EngineRefusal for another model, and for a prompt that is missing."""
+    key = "messages" if route == "chat" else "prompt"
+    if body.get("model") not in (None, served_name):
+        error = {"message": "The model does not exist.", "type": "NotFoundError", "param": "model"}
+        raise EngineRefusal({"error": {**error, "code": 404}}, 404)
+    if not body.get(key):
+        error = {"message": f"Field required: {key}", "type": "BadRequestError", "param": key}
+        raise EngineRefusal({"error": {**error, "code": 400}}, 400)

@@ -73,13 +73,14 @@ class SlotLeases:
         max_waiting: int,
         max_wait_seconds: float,
     ) -> None:
+        self.num_slots = num_slots
+        self.max_waiting = max_waiting
         self._slots = [_Slot(index) for index in range(num_slots)]
         self._by_digest: dict[str, _Slot] = {}
         self._line: deque[_Waiter] = deque()
         self._load_slot = load_slot
         self._clear_slot = clear_slot
         self._evictions: set[asyncio.Event] = set()
-        self._max_waiting = max_waiting
         self._max_wait_seconds = max_wait_seconds
         self._clock = itertools.count(1)
         self.loop = asyncio.get_running_loop()
@@ -98,8 +99,8 @@ class SlotLeases:
 
     @property
     def resident(self) -> dict[str, int]:
-        """Slot index by content digest."""
-        return {digest: slot.index for digest, slot in self._by_digest.items()}
+        """Slot index by content digest. Safe from other threads, where metrics are read."""
+        return {digest: slot.index for digest, slot in list(self._by_digest.items())}
 
     def num_users(self, digest: str) -> int:
         """Requests that hold or wait for an adapter."""
@@ -165,7 +166,7 @@ class SlotLeases:
             return self._hold(slots)
         if not self._line and (slots := self._grant(adapters)) is not None:
             return slots
-        if len(self._line) >= self._max_waiting:
+        if len(self._line) >= self.max_waiting:
             if not self._line:
                 self._reserve([])
             raise CapacityError(f"{len(self._line)} requests already wait for bank slots.")

@@ -31,9 +31,11 @@ def install() -> None:
     import vllm.v1.worker.lora_model_runner_mixin as mixin
     from vllm.platforms import current_platform
 
+    from steer_server.engine.orphans import end_with_parent
     from steer_server.engine.reward_tap import tap_runners
     from steer_server.engine.worker import BankWorkerManager
 
+    end_with_parent()
     platform = type(current_platform)
     platform.get_punica_wrapper = classmethod(lambda cls: WRAPPER)
     mixin.LRUCacheWorkerLoRAManager = BankWorkerManager

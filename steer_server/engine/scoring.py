@@ -15,7 +15,9 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from steer_server.catalogue.snapshot import LoadedRewardHead
 from steer_server.engine.base import ScoredText, ScoringText
+from steer_server.engine.calls import call_workers
 from steer_server.engine.reward_tap import SCORING_PREFIX
+from steer_server.engine.texts import ModelTokenizer
 from steer_server.engine.translate import failure
 from steer_server.errors import EngineError, RequestError
 
@@ -25,10 +27,9 @@ TokenIds = tuple[int, ...]
 class VllmScorer:
     """The part of the Engine protocol that has to do with reward heads."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, tokenizer: ModelTokenizer) -> None:
         self.client = client
-        self._tokenizer: Any = None
-        self._tokenizing = asyncio.Lock()
+        self._tokenizer = tokenizer
         self._next_id = itertools.count(1)
         self._id_of: dict[str, int] = {}
         """Of each loaded version, by digest. Never used twice: scores name the version by it."""
@@ -43,8 +44,7 @@ class VllmScorer:
             await self._on_workers("steer_drop_head", head_id)
 
     async def score(self, texts: Sequence[ScoringText]) -> list[ScoredText]:
-        async with self._tokenizing:
-            read = await asyncio.to_thread(self._read, texts)
+        read = await self._tokenizer.use(self._read, texts)
         distinct = list(dict.fromkeys(ids for ids, _ in read))
         tasks = [asyncio.create_task(self._score(ids)) for ids in distinct]
         try:
@@ -56,25 +56,15 @@ class VllmScorer:
             await asyncio.gather(*tasks, return_exceptions=True)
         return [ScoredText(raw[ids], len(ids), is_cut) for ids, is_cut in read]
 
-    def _read(self, texts: Sequence[ScoringText]) -> list[tuple[TokenIds, bool]]:
+    def _read(self, tokenizer: Any, texts: Sequence[ScoringText]) -> list[tuple[TokenIds, bool]]:
         """Token ids of each text, and whether its beginning was cut off. Blocking."""
-        if self._tokenizer is None:
-            from transformers import AutoTokenizer
+        return [self._ids(tokenizer, text) for text in texts]
 
-            # Read as training reads it: vLLM's own may have other defaults.
-            config = self.client.model_config
-            self._tokenizer = AutoTokenizer.from_pretrained(
-                config.tokenizer,
-                revision=config.tokenizer_revision,
-                trust_remote_code=config.trust_remote_code,
-            )
-        return [self._ids(text) for text in texts]
-
-    def _ids(self, text: ScoringText) -> tuple[TokenIds, bool]:
+    def _ids(self, tokenizer: Any, text: ScoringText) -> tuple[TokenIds, bool]:
         from jinja2 import TemplateError
 
         try:
-            whole = text.text_format.all_token_ids(self._tokenizer, text.messages, text.answer)
+            whole = text.text_format.all_token_ids(tokenizer, text.messages, text.answer)
         except (TemplateError, ValueError) as error:
             raise RequestError(
                 f"The model's chat template refuses these messages: {error}",
@@ -108,7 +98,7 @@ class VllmScorer:
 
     async def _on_workers(self, method: str, *arguments: Any) -> None:
         try:
-            await self.client.collective_rpc(method, args=arguments)
+            await call_workers(self.client, method, *arguments)
         except EngineDeadError as error:
             raise EngineError("The engine is dead.") from error
         except Exception as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from argparse import Namespace
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from copy import copy
 from typing import Any
@@ -26,8 +26,10 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from steer_server.app import attach, start
 from steer_server.catalogue.snapshot import LoadedAdapter, LoadedRewardHead
-from steer_server.engine.base import Answer, Route, ScoredText, ScoringText
+from steer_server.engine.base import Answer, Route, ScoredText, ScoringText, TokenisedText
+from steer_server.engine.calls import call_workers
 from steer_server.engine.scoring import VllmScorer
+from steer_server.engine.texts import ModelTokenizer, VllmTexts
 from steer_server.engine.translate import failure, invalid_body, refusal
 from steer_server.engine.worker import BANK_KEY
 from steer_server.errors import EngineError
@@ -103,7 +105,10 @@ class VllmEngine:
         self.num_slots = int(args.additional_config[BANK_KEY]["slots"])
         self.keep_alive_seconds = float(getattr(args, "sse_keep_alive_interval", 0) or 0)
         self.plan_ids = PlanIds(settings.max_plans)
-        self.scorer = VllmScorer(client)
+        self.max_model_tokens = int(client.model_config.max_model_len)
+        tokenizer = ModelTokenizer(client)
+        self.scorer = VllmScorer(client, tokenizer)
+        self.texts = VllmTexts(tokenizer, state.serving_tokenization)
         # Copies: vLLM's own routes keep the handlers as they are.
         chat, completion = copy(state.openai_serving_chat), copy(state.openai_serving_completion)
         chat.engine_client = completion.engine_client = SteeredClient(client)
@@ -114,9 +119,7 @@ class VllmEngine:
 
     async def load_slot(self, slot: int, adapter: LoadedAdapter) -> None:
         try:
-            await self.client.collective_rpc(
-                "steer_load_slot", args=(slot, adapter.digest, str(adapter.folder))
-            )
+            await call_workers(self.client, "steer_load_slot", slot, adapter.digest, str(adapter.folder))
         except EngineDeadError as error:
             raise EngineError("The engine is dead.") from error
         except Exception as error:
@@ -124,7 +127,7 @@ class VllmEngine:
 
     async def clear_slot(self, slot: int) -> None:
         try:
-            await self.client.collective_rpc("steer_clear_slot", args=(slot,))
+            await call_workers(self.client, "steer_clear_slot", slot)
         except Exception as error:
             raise EngineError(f"Slot {slot} could not be emptied: {error}") from error
 
@@ -140,6 +143,12 @@ class VllmEngine:
     async def score(self, texts: Sequence[ScoringText]) -> list[ScoredText]:
         return await self.scorer.score(texts)
 
+    async def tokenise_chat(self, body: Mapping[str, Any], request: Request) -> list[int]:
+        return await self.texts.tokenise_chat(body, request)
+
+    async def tokenise(self, texts: Sequence[str]) -> list[TokenisedText]:
+        return await self.texts.tokenise(texts)
+
     async def check_health(self) -> None:
         try:
             await self.client.check_health()
@@ -147,7 +156,7 @@ class VllmEngine:
             raise EngineError(f"The engine is dead: {error}") from error
 
     async def bank_info(self) -> dict[str, Any]:
-        (info, *_) = await self.client.collective_rpc("steer_bank_info")
+        (info, *_) = await call_workers(self.client, "steer_bank_info")
         return dict(info)
 
 

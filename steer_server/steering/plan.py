@@ -71,6 +71,18 @@ class SteeringPlan:
     def is_base(self) -> bool:
         return not self.adapters
 
+    def scaled(self, factor: float) -> SteeringPlan:
+        """The same with every gate multiplied, as a request of `factor` times the strength would have it."""
+        adapters = tuple(
+            replace(
+                gate,
+                weight=quantise(gate.weight * factor),
+                axes=tuple((rank, quantise(value * factor)) for rank, value in gate.axes),
+            )
+            for gate in self.adapters
+        )
+        return replace(self, adapters=adapters)
+
     def describe(self) -> dict[str, Any]:
         """The response's `steering` object."""
         return {
@@ -112,10 +124,12 @@ def build_plan(
     Semantics: culture c gets the gate quantise(w_c * strength); value axis i gets quantise(strength * λ_i)
     with λ = floor_values(w / Σ w), and the shared ranks of its adapter quantise(strength). Where the axes
     have anchors, the ranks of anchor i get quantise(strength * anchor_weights(anchors, λ)_i).
+    The prompter of align_pro gets quantise(strength).
     Gates that are 0 are dropped, so a plan of weight 0 is the base model itself.
 
     Raises:
-        UnknownNameError: a culture or axis that is not loaded, with the nearest that is.
+        RequestError: several prompters to choose from, or none.
+        UnknownNameError: a culture, axis or prompter that is not loaded, with the nearest that is.
         QuarantinedError: its adapter was taken out of service.
         PolicyError, DeniedError: outside the policy.
     """
@@ -137,6 +151,8 @@ def build_plan(
     if spec.values:
         vector, shares = _preference_gate(spec, catalogue, policy, param)
         gates.append(vector)
+    if spec.method == "align_pro":
+        gates.append(_prompter_gate(spec, catalogue, policy, f"{param}.options.prompter"))
     used = [gate for gate in gates if gate.weight or any(g for _, g in gate.axes)]
     if len(used) > policy.max_adapters:
         raise PolicyError(
@@ -174,6 +190,21 @@ def _preference_gate(
     return gate, shares
 
 
+def _prompter_gate(spec: SteeringSpec, catalogue: Catalogue, policy: Policy, param: str) -> AdapterGate:
+    offered = offered_prompters(catalogue, policy)
+    name = spec.prompter
+    if name is None:
+        if len(offered) != 1:
+            known = f"Name one of: {', '.join(offered)}." if offered else "No prompter is loaded."
+            raise RequestError(f"align_pro needs a prompter. {known}", param=param, code="prompter_required")
+        (name,) = offered
+    adapter = catalogue.prompters.get(name)
+    if adapter is None:
+        raise not_usable("prompter", name, catalogue, offered, param=param, code="unknown_prompter")
+    policy.check_adapter(adapter.name, param=param)
+    return AdapterGate(adapter.name, adapter.version, adapter.digest, quantise(spec.strength))
+
+
 def _own_gates(
     manifest: Manifest, shares: Mapping[str, float], strength: float
 ) -> tuple[tuple[int, float], ...]:
@@ -199,6 +230,13 @@ def offered_cultures(catalogue: Catalogue, policy: Policy) -> list[str]:
     """Culture ids that a request may use: what is loaded, less what the policy denies."""
     return sorted(
         c for c, adapter in catalogue.cultures.items() if adapter.name not in policy.denied_adapters
+    )
+
+
+def offered_prompters(catalogue: Catalogue, policy: Policy) -> list[str]:
+    """The same of prompters."""
+    return sorted(
+        p for p, adapter in catalogue.prompters.items() if adapter.name not in policy.denied_adapters
     )
 
 
@@ -231,6 +269,19 @@ def describe_catalogue(catalogue: Catalogue, policy: Policy, presets: Mapping[st
             }
             for head, loaded in sorted(catalogue.reward_heads.items())
             if loaded.name not in policy.denied_adapters
+        ],
+        "prompters": [
+            {
+                "id": info.id,
+                "description": adapter.manifest.description,
+                "aim": info.aim,
+                "culture": info.culture,
+                "adapter": adapter.title,
+            }
+            for adapter in catalogue.adapters
+            if adapter.name not in policy.denied_adapters
+            for info in (adapter.manifest.prompter,)
+            if info is not None
         ],
         "presets": [{"id": name, "steering": preset} for name, preset in sorted(presets.items())],
         "policy": policy.public(),

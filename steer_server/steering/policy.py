@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from steer_server.errors import ConfigError, DeniedError, PolicyError
+from steer_server.steering.denoising import Denoising
 from steer_server.steering.spec import SteeringSpec
 
 
@@ -25,7 +26,9 @@ class Policy(BaseModel):
     max_adapters: int = Field(default=8, ge=1)
     """Most adapters in one blend."""
     max_candidates: int = Field(default=16, ge=1)
-    """Most answers that best_of_n may draw to choose from."""
+    """Most answers that best_of_n may draw to choose from, and diffpo for one place."""
+    max_loops: int = Field(default=12, ge=1)
+    """Most loops of diffpo."""
     value_floors: Mapping[str, float] = Field(default_factory=dict)
     """Least share of a value axis on the simplex, such as `harmless: 0.2`, whenever values are steered."""
     denied_adapters: frozenset[str] = frozenset()
@@ -73,6 +76,23 @@ class Policy(BaseModel):
         if not 0 <= spec.strength <= self.max_strength:
             raise PolicyError(
                 f"Strength {spec.strength:g} is outside 0..{self.max_strength:g}.", param=f"{param}.strength"
+            )
+        if spec.denoising is not None:
+            self._check_denoising(spec.denoising, spec.strength, param=f"{param}.options")
+
+    def _check_denoising(self, denoising: Denoising, strength: float, *, param: str) -> None:
+        if denoising.loops > self.max_loops:
+            raise PolicyError(f"{denoising.loops} loops; at most {self.max_loops}.", param=f"{param}.loops")
+        if denoising.candidates > self.max_candidates:
+            raise PolicyError(
+                f"{denoising.candidates} candidates; at most {self.max_candidates}.",
+                param=f"{param}.candidates",
+            )
+        if denoising.guidance * strength > self.max_strength:
+            raise PolicyError(
+                f"Guidance {denoising.guidance:g} at strength {strength:g} is above the strength of "
+                f"{self.max_strength:g}.",
+                param=f"{param}.guidance",
             )
 
     def check_adapter(self, name: str, *, param: str) -> None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from steer_server.errors import RequestError, UnknownNameError
+from steer_server.steering.denoising import OPTIONS as DENOISING_OPTIONS
+from steer_server.steering.denoising import Denoising, parse_denoising
+from steer_server.steering.fields import count, json_type, number
 
-METHODS = ("adapters", "best_of_n", "none")
-"""Methods this server can run. Others of the contract are refused by name, not ignored."""
+METHODS = ("adapters", "best_of_n", "align_pro", "diffpo", "none")
+"""Methods this server can run."""
 
-METHODS_ELSEWHERE = ("align_pro", "diffpo")
-
-OPTIONS: Mapping[str, tuple[str, ...]] = {"best_of_n": ("n", "weights")}
+OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "best_of_n": ("n", "weights"),
+    "align_pro": ("prompter",),
+    "diffpo": DENOISING_OPTIONS,
+}
 """Keys of `options`, by method."""
 DEFAULT_CANDIDATES = 4
 
@@ -41,6 +45,10 @@ class SteeringSpec:
     head_weights: Mapping[str, float] = field(default_factory=dict)
     """`options.weights` of best_of_n: how much each of the heads counts; normalised to the simplex when
     chosen by. Empty: all the same."""
+    denoising: Denoising | None = None
+    """Options of diffpo; None with any other method."""
+    prompter: str | None = None
+    """`options.prompter` of align_pro; None for the only one that there is."""
 
 
 def parse_spec(document: Any, *, param: str = "steering") -> SteeringSpec:
@@ -53,30 +61,31 @@ def parse_spec(document: Any, *, param: str = "steering") -> SteeringSpec:
     Raises: RequestError (400) whose `param` names the field, such as `steering.cultures.confucian`.
     """
     if not isinstance(document, dict):
-        raise RequestError(f"`{param}` must be an object, not {_json_type(document)}.", param=param)
+        raise RequestError(f"`{param}` must be an object, not {json_type(document)}.", param=param)
     for key in document:
         if key not in KEYS:
             raise UnknownNameError("key", str(key), KEYS, param=f"{param}.{key}", code="unknown_key")
     method = document.get("method", "adapters")
     if not isinstance(method, str):
-        raise RequestError(f"must be a string, not {_json_type(method)}.", param=f"{param}.method")
-    if method in METHODS_ELSEWHERE:
-        raise RequestError(
-            f"Method {method!r} is not available on this server. Available: {', '.join(METHODS)}.",
-            param=f"{param}.method",
-            code="method_unavailable",
-        )
+        raise RequestError(f"must be a string, not {json_type(method)}.", param=f"{param}.method")
     if method not in METHODS:
         raise UnknownNameError("method", method, METHODS, param=f"{param}.method", code="unknown_method")
     cultures = _weights(document, "cultures", param)
     values = _weights(document, "values", param)
-    strength = _number(document.get("strength", 1.0), f"{param}.strength")
+    strength = number(document.get("strength", 1.0), f"{param}.strength")
     heads = _names(document.get("reward_heads", []), f"{param}.reward_heads")
     options = _options(document.get("options", {}), method, f"{param}.options")
     if method == "none" and (cultures or values):
         raise RequestError(
             "method 'none' takes no cultures and no values; leave them out, or use method 'adapters'.",
             param=f"{param}.method",
+        )
+    if method == "align_pro" and (cultures or values):
+        raise RequestError(
+            "align_pro leaves the model as it is, so it takes no cultures and no values: a prompter that was "
+            "trained for them does their part. Leave them out and name it in `options.prompter`; GET "
+            "/v1/steering lists the prompters.",
+            param=f"{param}.{'cultures' if cultures else 'values'}",
         )
     if method == "adapters" and not cultures and not values:
         raise RequestError(
@@ -87,14 +96,20 @@ def parse_spec(document: Any, *, param: str = "steering") -> SteeringSpec:
         raise RequestError(
             "best_of_n chooses by reward heads; name at least one.", param=f"{param}.reward_heads"
         )
+    denoising = None
+    if method == "diffpo":
+        has_adapters = bool(cultures or values)
+        denoising = parse_denoising(options, has_adapters=has_adapters, param=f"{param}.options")
     return SteeringSpec(
         cultures,
         values,
         strength,
         method,
         heads,
-        _count(options.get("n", DEFAULT_CANDIDATES), f"{param}.options.n"),
+        count(options.get("n", DEFAULT_CANDIDATES), f"{param}.options.n"),
         _head_weights(options, heads, f"{param}.options"),
+        denoising,
+        _prompter(options, f"{param}.options.prompter"),
     )
 
 
@@ -114,32 +129,20 @@ def _weights(document: Mapping[str, Any], key: str, param: str) -> dict[str, flo
     weights = document[key]
     if not isinstance(weights, dict):
         raise RequestError(
-            f'`{key}` must map names to weights, such as {{"name": 0.5}}, not {_json_type(weights)}.',
+            f'`{key}` must map names to weights, such as {{"name": 0.5}}, not {json_type(weights)}.',
             param=field_name,
         )
     if not weights:
         raise RequestError(f"`{key}` is empty; leave it out or name at least one.", param=field_name)
     if len(weights) > MAX_ENTRIES:
         raise RequestError(f"`{key}` has {len(weights)} entries; at most {MAX_ENTRIES}.", param=field_name)
-    parsed = {name: _number(weight, f"{field_name}.{name}") for name, weight in weights.items()}
+    parsed = {name: number(weight, f"{field_name}.{name}") for name, weight in weights.items()}
     if all(weight == 0 for weight in parsed.values()):
         raise RequestError(
             f"The weights in `{key}` sum to 0. For the base model use strength 0 or method 'none'.",
             param=field_name,
         )
     return parsed
-
-
-def _number(value: Any, param: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise RequestError(f"`{param}` must be a number, not {_json_type(value)}.", param=param)
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise RequestError(f"`{param}` must be finite, not {number}.", param=param)
-    return number
 
 
 def _names(names: Any, param: str) -> tuple[str, ...]:
@@ -155,7 +158,7 @@ def _names(names: Any, param: str) -> tuple[str, ...]:
 
 def _options(options: Any, method: str, param: str) -> dict[str, Any]:
     if not isinstance(options, dict):
-        raise RequestError(f"`{param}` must be an object, not {_json_type(options)}.", param=param)
+        raise RequestError(f"`{param}` must be an object, not {json_type(options)}.", param=param)
     known = OPTIONS.get(method, ())
     for key in options:
         if key not in known:
@@ -168,10 +171,11 @@ def _options(options: Any, method: str, param: str) -> dict[str, Any]:
     return options
 
 
-def _count(value: Any, param: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise RequestError(f"`{param}` must be a whole number of at least 1.", param=param)
-    return value
+def _prompter(options: Mapping[str, Any], param: str) -> str | None:
+    prompter = options.get("prompter")
+    if prompter is not None and not isinstance(prompter, str):
+        raise RequestError(f"must be a prompter's id, not {json_type(prompter)}.", param=param)
+    return prompter
 
 
 def _head_weights(options: dict[str, Any], heads: tuple[str, ...], param: str) -> dict[str, float]:
@@ -187,10 +191,3 @@ def _head_weights(options: dict[str, Any], heads: tuple[str, ...], param: str) -
                 param=f"{param}.weights.{name}",
             )
     return weights
-
-
-def _json_type(value: Any) -> str:
-    if value is None:
-        return "null"
-    names = {bool: "a boolean", str: "a string", list: "a list", dict: "an object"}
-    return names.get(type(value), "a number")

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from steer_server.evaluation.commands import ApiKey, Concurrency, Url
 from steer_server.settings import Settings
 
 commands = typer.Typer(no_args_is_help=True, help="Train adapters and reward heads.")
@@ -95,3 +96,22 @@ def pareto_expert(
     from steer_server.training.pareto_expert import make_pareto_expert
 
     make_pareto_expert(recipe, anchors, out, Settings.read(model=model))
+
+
+@commands.command("align-pro")
+def align_pro(
+    recipe: Annotated[Path, typer.Option(help="YAML file with `heads`, `pairs` and `prompts`.")],
+    data: Annotated[Path, typer.Option(help="Directory of the recipe's data files.")],
+    out: Annotated[Path, typer.Option(help="Directory that gets the adapter folder.")],
+    url: Url = "http://127.0.0.1:8000",
+    api_key: ApiKey = "",
+    concurrency: Concurrency = 16,
+    model: Annotated[str, typer.Option(help="That becomes the prompter.")] = "builtin",
+) -> None:
+    """Train a prompter: on rewritten prompts, then by what a running server's answers to its rewrites earn.
+
+    An adapter that is already in `out` is skipped; a run that was stopped goes on where it was.
+    """
+    from steer_server.training.align_pro import train_align_pro
+
+    train_align_pro(recipe, data, out, Settings.read(model=model), url, api_key, concurrency)

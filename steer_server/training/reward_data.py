@@ -147,6 +147,16 @@ def _choices(record: Mapping[str, Any]) -> Iterator[Row]:
     yield Row(prompt, record.get("group") or "", _user(prompt), record["chosen"], record["rejected"], 1.0)
 
 
+def _rewrites(record: Mapping[str, Any]) -> Iterator[Row]:
+    prompt, rewrite = record["final_input"], record["final_output"]
+    yield Row(prompt, "rewrites", _user(prompt), rewrite, None, 1.0)
+
+
+def _instructions(record: Mapping[str, Any]) -> Iterator[Row]:
+    prompt, answer = record["instruction"], record["reference"]
+    yield Row(prompt, "instructions", _user(prompt), answer, None, 1.0)
+
+
 READERS: Mapping[str, Callable[[Mapping[str, Any]], Iterator[Row]]] = {
     "normad": _normad,
     "crehate": _crehate,
@@ -157,9 +167,11 @@ READERS: Mapping[str, Callable[[Mapping[str, Any]], Iterator[Row]]] = {
     "persona": _persona,
     "judgements": _judgements,
     "choices": _choices,
+    "rewrites": _rewrites,
+    "instructions": _instructions,
 }
 """By name in a recipe. `judgements` reads columns prompt, answer, label (0..1); `choices` prompt, chosen,
-rejected; both may have a column group."""
+rejected; both may have a column group. The answers of `rewrites` are rewrites of the prompts."""
 
 
 def assign_parts(

@@ -18,7 +18,7 @@ from steer_server.upstream.models import ModelList
 from steer_server.upstream.relay import Relay
 
 SEPARATOR = "/"
-METHODS = ("none",)
+METHODS = ("align_pro", "diffpo", "none")
 """Methods that need none of a model's weights."""
 
 FIRST_LIST_SECONDS = 3.0

@@ -274,7 +274,7 @@ WRONG: dict[str, tuple[Any, int, str | None]] = {
         "steering.method",
     ),
     "a method not available here": (
-        {"steering": {"cultures": {CULTURE: 1}, "method": "diffpo"}},
+        {"steering": {"cultures": {CULTURE: 1}, "method": "align_pro"}},
         400,
         "steering.method",
     ),

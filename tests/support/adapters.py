@@ -10,7 +10,7 @@ import torch
 
 from steer_server.catalogue.base_model import BaseModel
 from steer_server.catalogue.folders import write_adapter_folder
-from steer_server.catalogue.manifest import CultureInfo, Manifest, ValueAxis
+from steer_server.catalogue.manifest import CultureInfo, Manifest, PrompterInfo, ValueAxis
 from steer_server.catalogue.snapshot import Catalogue, LoadedAdapter
 
 TINY = "tiny-llama"
@@ -42,12 +42,13 @@ def random_adapter(
     *,
     rank: int = 4,
     axes: Sequence[str] = (),
+    prompter: PrompterInfo | None = None,
     size: float = 0.02,
     seed: int | None = None,
     version: str = "1.0.0",
 ) -> Manifest:
     """Writes `parent/name`: a `lora` for the culture `name`, or a `panacea` with the given axes on its last
-    ranks."""
+    ranks, or a `prompter`."""
     generator = torch.Generator().manual_seed(seed if seed is not None else sum(map(ord, name)))
     tensors = {}
     for module, (out_features, in_features) in base.linear_shapes.items():
@@ -60,14 +61,15 @@ def random_adapter(
         parent / name,
         name=name,
         version=version,
-        kind="panacea" if axes else "lora",
+        kind="prompter" if prompter else "panacea" if axes else "lora",
         base_model=sorted(base.names)[0],
         rank=rank,
         alpha=rank,
         target_modules=base.linear_suffixes,
         tensors=tensors,
         description=f"random weights, {name}",
-        culture=None if axes else CultureInfo(id=name, countries=("ATA",)),
+        culture=None if axes or prompter else CultureInfo(id=name, countries=("ATA",)),
+        prompter=prompter,
         axes=[ValueAxis(id=axis, rank_index=first_axis + i) for i, axis in enumerate(axes)],
     )
 

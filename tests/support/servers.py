@@ -8,19 +8,22 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
+import psutil
 import uvicorn
 import yaml
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.responses import Response
 
 from steer_server.app import attach, start
 from steer_server.catalogue.base_model import BaseModel
@@ -118,9 +121,11 @@ async def app_server(
 ) -> AsyncIterator[Running]:
     """The same with settings of one's own, which name the data folder."""
     engine = FakeEngine(num_slots=NUM_SLOTS, **engine_options)
+    registry = CollectorRegistry()
     app = FastAPI()
     attach(app)
-    steer = await start(app.state, engine, settings, Metrics(CollectorRegistry()))
+    app.add_api_route("/metrics", _metrics_page(registry))
+    steer = await start(app.state, engine, settings, Metrics(registry))
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
@@ -138,43 +143,69 @@ async def app_server(
         await steer.catalogue.close()
 
 
+def _metrics_page(registry: CollectorRegistry) -> Callable[[], Response]:
+    def page() -> Response:  # not async: in another thread than the requests, as vLLM's
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    return page
+
+
 @contextmanager
 def live_server(folder: Path, adapters: Path, *arguments: str, model: str = "smollm2") -> Iterator[Running]:
     """`make serve`, until it is ready; its output goes to `folder/server.log`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    port = _free_port()
+    make = ["make", "-C", str(ROOT), "serve", f"PORT={port}", f"ADAPTERS={adapters}"]
+    with _serving([*make, f"ARGS={' '.join(arguments)}"], port, folder, model) as (running, _):
+        yield running
+
+
+@contextmanager
+def supervised_server(folder: Path, *arguments: str) -> Iterator[tuple[Running, psutil.Popen]]:
+    """`steer-server serve` without make around it, and its process, as a supervisor has it. Started again in
+    the same folder it goes on with the same data. None of its processes is left at the end."""
+    port = _free_port()
+    program = Path(sys.executable).with_name("steer-server")
+    with _serving([str(program), "serve", f"--port={port}", *arguments], port, folder, "") as started:
+        yield started
+
+
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@contextmanager
+def _serving(
+    command: list[str], port: int, folder: Path, model: str
+) -> Iterator[tuple[Running, psutil.Popen]]:
+    folder.mkdir(parents=True, exist_ok=True)
     url = f"http://127.0.0.1:{port}"
     log_path = folder / "server.log"
-    command = [
-        "make",
-        "-C",
-        str(ROOT),
-        "serve",
-        f"PORT={port}",
-        f"ADAPTERS={adapters}",
-        f"ARGS={' '.join(arguments)}",
-    ]
     environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "ARGS")}
     environment["STEER_DATA"] = str(folder / "data")
-    with log_path.open("w") as log:
-        process = subprocess.Popen(
+    with log_path.open("a") as log:
+        process = psutil.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
         )
     try:
         _wait_until_ready(url, process, log_path)
-        yield Running(url, model, data=folder / "data")
+        yield Running(url, model, data=folder / "data"), process
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
+        _signal_group(process, signal.SIGTERM)
+        with suppress(psutil.TimeoutExpired):
             process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        _signal_group(process, signal.SIGKILL)
+        process.wait()
 
 
-def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log_path: Path) -> None:
+def _signal_group(process: psutil.Popen, number: int) -> None:
+    with suppress(ProcessLookupError):  # all of it has ended
+        os.killpg(process.pid, number)
+
+
+def _wait_until_ready(url: str, process: psutil.Popen, log_path: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         try:

@@ -1,0 +1,169 @@
+"""The two distributions of diffpo as requests to the local engine: π_s draws fillings, π_s and π_ref score.
+
+Each round is one or two requests of many prompts, which the engine batches with everyone else's. The caller
+holds the plan's slots.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from steer_server.api.respond import Job, run, whole_body
+from steer_server.engine.base import TokenisedText
+from steer_server.errors import EngineError
+from steer_server.frozen.gaps import Gap
+from steer_server.frozen.scored_answer import ScoredAnswer
+from steer_server.frozen.spans import ends_sentence, split
+from steer_server.steering.plan import SteeringPlan
+
+SAMPLING = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "allowed_token_ids",
+    "bad_words",
+    "seed",
+    "priority",
+    "cache_salt",
+)
+"""Fields of a chat request that mean the same for the text that fills a gap."""
+SENTENCE_STOPS = (". ", "! ", "? ", "… ", "\n", "。", "！", "？")
+"""Without the space, 3.14 would end a sentence; it costs one token more."""
+MAX_FILLING_TOKENS = 64
+LONGER = 1.5
+"""A filling may have this many times the tokens of what it replaces."""
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Of answers to one conversation."""
+
+    plan: SteeringPlan
+    prompt: tuple[int, ...]
+
+
+@dataclass
+class ForwardTokens:
+    """What was computed."""
+
+    prefilled: int = 0
+    """Of prompts; those that the prefix cache had are included."""
+    generated: int = 0
+
+
+@dataclass
+class SteeredPair:
+    """`frozen.diffpo.SteeredModel` on the engine."""
+
+    job: Job
+    """Whose runner is the engine, and whose route is `completion`."""
+    steered: Distribution
+    """π_s."""
+    proposal: Distribution
+    """π_g: what fillings are drawn from."""
+    reference: Distribution
+    """π_ref."""
+    sampling: dict[str, Any]
+    num_candidates: int
+    stops: Sequence[str]
+    """The client's own: no filling may contain one."""
+    max_answer_tokens: int
+    """An answer that is longer is not scored."""
+    forward: ForwardTokens = field(default_factory=ForwardTokens)
+
+    async def score(self, answers: Sequence[str]) -> list[ScoredAnswer | None]:
+        """Raises: SteerError."""
+        texts = await self.job.server.engine.tokenise(answers)
+        fit = [text for text in texts if 0 < len(text.token_ids) <= self.max_answer_tokens]
+        if not fit:
+            return [None] * len(texts)
+        steered, reference = await _together(
+            self._logprobs(self.steered, fit), self._logprobs(self.reference, fit)
+        )
+        logprobs = dict(zip(map(id, fit), zip(steered, reference, strict=True), strict=True))
+        return [
+            ScoredAnswer(answer, text.token_ids, text.ends, *logprobs[id(text)])
+            if id(text) in logprobs
+            else None
+            for answer, text in zip(answers, texts, strict=True)
+        ]
+
+    async def draw(self, gaps: Sequence[Gap]) -> list[list[str]]:
+        """Raises: SteerError."""
+        kept = await self.job.server.engine.tokenise([gap.kept for gap in gaps])
+        longest = max(gap.num_tokens for gap in gaps)
+        body = {
+            **self.sampling,
+            "prompt": [[*self.proposal.prompt, *text.token_ids] for text in kept],
+            "n": self.num_candidates,
+            "max_tokens": min(math.ceil(LONGER * longest) + 4, MAX_FILLING_TOKENS),
+            "stop": list(SENTENCE_STOPS),
+            "include_stop_str_in_output": True,
+        }
+        choices = await self._ask(self.proposal, body)
+        rows = [choices[i : i + self.num_candidates] for i in range(0, len(choices), self.num_candidates)]
+        return [[filling for choice in row if (filling := self._filling(choice))] for row in rows]
+
+    def _filling(self, choice: dict[str, Any]) -> str | None:
+        """The sentence that was drawn; None when it did not come to its end, or may not stand in a gap."""
+        spans = split(choice["text"])
+        if not spans or not spans[0].body.strip() or spans[0].is_fixed:
+            return None
+        filling = spans[0].lead + spans[0].body
+        is_cut = len(spans) == 1 and choice["finish_reason"] == "length" and not ends_sentence(filling)
+        # A line break or a list's marker before it: a sentence for another place.
+        is_elsewhere = bool(spans[0].lead.strip(" "))
+        is_stopped = any(stop in filling for stop in self.stops)
+        return None if is_cut or is_elsewhere or is_stopped else filling
+
+    async def _logprobs(
+        self, distribution: Distribution, answers: Sequence[TokenisedText]
+    ) -> list[list[float]]:
+        """Of each token of each answer."""
+        body = {
+            "prompt": [[*distribution.prompt, *answer.token_ids] for answer in answers],
+            "max_tokens": 1,
+            "temperature": 0,
+            "prompt_logprobs": 0,
+        }
+        choices = await self._ask(distribution, body)
+        found = []
+        for answer, choice in zip(answers, choices, strict=True):
+            positions = choice["prompt_logprobs"][-len(answer.token_ids) :]
+            logprobs = [
+                float(position[token]["logprob"])
+                for token, position in zip(answer.token_ids, positions, strict=True)
+            ]
+            if not all(map(math.isfinite, logprobs)):
+                raise EngineError("The engine read an answer and gave no log-probability for it.")
+            found.append(logprobs)
+        return found
+
+    async def _ask(self, distribution: Distribution, body: dict[str, Any]) -> list[dict[str, Any]]:
+        """The choices of the engine's answer, in order."""
+        asking = replace(self.job, answer_plan=distribution.plan)
+        answer, held = await run(asking, {"model": self.job.body["model"], **body}, is_leased=True)
+        found = await whole_body(answer, held)
+        self.forward.prefilled += found["usage"]["prompt_tokens"]
+        self.forward.generated += found["usage"]["completion_tokens"]
+        return sorted(found["choices"], key=lambda choice: int(choice["index"]))
+
+
+async def _together(*works: Coroutine[Any, Any, list[list[float]]]) -> list[list[list[float]]]:
+    """Their results. When one fails, or the caller goes away, the others have ended too when this does."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,52 @@
+// What the server would apply for the controls as they are, asked without generating.
+import { useEffect, useState } from 'preact/hooks';
+import { type ApiError, asApiError, isAbort, postJson } from '../api/client';
+import type { Plan } from '../api/types';
+import { steersBySomething, toSteering } from '../pure/setting';
+import { catalogue, model } from '../state/catalogue';
+import { edited, heads } from '../state/settings';
+import { T } from '../texts';
+import { AppliedAdapters } from './Applied';
+import { ErrorNote } from './ErrorNote';
+
+/** A slider in motion does not ask at every step. */
+const QUIET_MS = 200;
+
+export function PlanPreview() {
+  const [plan, setPlan] = useState<Plan | null>(null);
+  const [error, setError] = useState<ApiError | null>(null);
+  const isEmpty = !steersBySomething(edited.value);
+  const body = JSON.stringify({ model: model.value, steering: toSteering(edited.value, heads.value) });
+  // A new catalogue may resolve the same controls to other versions.
+  const known = catalogue.value;
+  useEffect(() => {
+    if (isEmpty) return;
+    const abort = new AbortController();
+    const timer = setTimeout(async () => {
+      try {
+        setPlan(await postJson<Plan>('/v1/steering/plan', JSON.parse(body), abort.signal));
+        setError(null);
+      } catch (caught) {
+        if (!isAbort(caught)) setError(asApiError(caught));
+      }
+    }, QUIET_MS);
+    return () => {
+      clearTimeout(timer);
+      abort.abort();
+    };
+  }, [body, isEmpty, known]);
+  return (
+    <section class="preview" aria-live="polite">
+      <h3>{T.plan.heading}</h3>
+      {isEmpty ? (
+        <p class="note">{T.plan.empty}</p>
+      ) : error ? (
+        <ErrorNote error={error} />
+      ) : plan ? (
+        <AppliedAdapters plan={plan} none={T.plan.base} />
+      ) : (
+        <p class="note">{T.plan.waiting}</p>
+      )}
+    </section>
+  );
+}

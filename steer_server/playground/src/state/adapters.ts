@@ -1,0 +1,56 @@
+// Every adapter version on the server and the operator's acts on them.
+import { signal } from '@preact/signals';
+import { type ApiError, asApiError, getJson, headers, postJson, send } from '../api/client';
+import type { AdapterVersion } from '../api/types';
+import { loadCatalogue } from './catalogue';
+
+export const versions = signal<AdapterVersion[] | null>(null);
+export const adaptersError = signal<ApiError | null>(null);
+
+export type Act = 'activate' | 'quarantine' | 'release' | 'rollback' | 'deactivate' | 'remove';
+
+export async function loadAdapters(): Promise<void> {
+  try {
+    versions.value = (await getJson<{ data: AdapterVersion[] }>('/v1/adapters')).data;
+    adaptersError.value = null;
+  } catch (error) {
+    adaptersError.value = asApiError(error);
+  }
+}
+
+/** Acts, and reads again what is there. Throws: ApiError. */
+export async function act(kind: Act, name: string, version: string, why: { detail: string; abort: boolean }): Promise<void> {
+  const adapter = `/v1/adapters/${encodeURIComponent(name)}`;
+  const label = encodeURIComponent(version);
+  try {
+    if (kind === 'remove') await send(`${adapter}?version=${label}`, { method: 'DELETE', headers: headers() });
+    else if (kind === 'rollback' || kind === 'deactivate') await postJson(`${adapter}/${kind}`);
+    else await postJson(`${adapter}/versions/${label}/${kind}`, kind === 'quarantine' ? why : undefined);
+  } finally {
+    await Promise.all([loadAdapters(), loadCatalogue()]);
+  }
+}
+
+/** What may be done with a version in its state. */
+export function actsFor({ state, version }: AdapterVersion): Act[] {
+  if (version === undefined) return [];
+  switch (state) {
+    case 'active':
+      return ['quarantine'];
+    case 'probed':
+    case 'retired':
+      return ['activate', 'quarantine', 'remove'];
+    case 'quarantined':
+      return ['release', 'remove'];
+    default:
+      return [];
+  }
+}
+
+/** What may be done with a name: its alias moves back, or away. */
+export function actsForName(all: AdapterVersion[]): Act[] {
+  const acts: Act[] = [];
+  if (all.some((one) => one.state === 'retired')) acts.push('rollback');
+  if (all.some((one) => one.state === 'active')) acts.push('deactivate');
+  return acts;
+}

@@ -1,0 +1,340 @@
+"""diffpo on the real app with the FakeEngine: what is given, what is said of it, and that nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from steer_server.engine.fake import WORDS, FakeEngine
+from steer_server.frozen.guard import MAX_LOSS
+from steer_server.steering.plan import BASE_PLAN, SteeringPlan, build_plan
+from steer_server.steering.policy import Policy
+from steer_server.steering.spec import parse_spec
+from tests.support.adapters import TINY, tiny_base_model
+from tests.support.servers import Running, fake_server
+
+PROMPT = [{"role": "user", "content": "May a guest refuse food?"}]
+DRAFT = "w01 w02 w03 w57. w04 w05 w06 w58. w07 w08 w09 w60."
+STATEMENT = "Guests come first."
+
+
+def steering(**more: Any) -> dict[str, Any]:
+    return {"cultures": {"amber": 1.0}, "method": "diffpo", **more}
+
+
+async def ask(server: Running, spec: dict[str, Any] | None = None, **options: Any) -> Any:
+    async with server.client() as client:
+        answer = await client.chat.completions.create(
+            **{"model": server.model, "messages": PROMPT, "max_tokens": 24},
+            **options,
+            extra_body={"steering": spec or steering(options={"draft": DRAFT})},
+        )
+        return [chunk async for chunk in answer] if options.get("stream") else answer
+
+
+def text_of(answer: Any) -> str:
+    return str(answer.choices[0].message.content)
+
+
+def engine_of(server: Running) -> FakeEngine:
+    assert server.fake is not None
+    return server.fake
+
+
+def plan_of(server: Running, spec: dict[str, Any]) -> SteeringPlan:
+    assert server.steer is not None
+    return build_plan(parse_spec(spec), server.steer.catalogue.snapshot, Policy())
+
+
+def logprobs_of(server: Running, text: str, plan: SteeringPlan, messages: Any = None) -> list[float]:
+    prompt = json.dumps(messages or PROMPT, sort_keys=True)
+    found = enumerate(text.split())
+    return [float(engine_of(server).logprobs(prompt, i, plan)[WORDS.index(word)]) for i, word in found]
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(fake: Running) -> Iterator[None]:
+    """After every test."""
+    yield
+    assert engine_of(fake).num_running == 0
+    assert fake.steer is not None and fake.steer.leases.num_leases == 0
+
+
+@pytest.mark.parametrize("variant", ["spans", "conflicts"])
+async def test_a_draft_is_moved_toward_what_the_plan_prefers(fake: Running, variant: str) -> None:
+    spec = steering(options={"draft": DRAFT, "variant": variant, "candidates": 8})
+    answer = await ask(fake, spec)
+    found = answer.steering["denoising"]
+    assert found["outcome"] == "improved" and found["draft"] == DRAFT and found["draft_by"] == "client"
+    assert text_of(answer) != DRAFT and 0 < found["changed_share"] <= 1
+    plan = plan_of(fake, spec)
+    for text, said in ((DRAFT, found["draft_scores"]), (text_of(answer), found["answer_scores"])):
+        base = mean(logprobs_of(fake, text, BASE_PLAN))
+        assert said["log_likelihood"] == pytest.approx(base, abs=1e-3)
+        assert said["log_ratio"] == pytest.approx(mean(logprobs_of(fake, text, plan)) - base, abs=1e-3)
+    assert found["answer_scores"]["log_ratio"] > found["draft_scores"]["log_ratio"]
+    worst = (1 + MAX_LOSS) * found["draft_scores"]["log_likelihood"]
+    assert found["answer_scores"]["log_likelihood"] >= worst - 1e-3
+    assert answer.steering["plan"] == plan.digest and answer.steering["method"] == "diffpo"
+
+
+async def test_without_a_draft_the_local_model_writes_it_as_it_is(fake: Running) -> None:
+    """The fake draws what the base model likes best, so that all else is less likely."""
+    async with fake.client() as client:
+        plain = await client.chat.completions.create(model=fake.model, messages=PROMPT, max_tokens=24)
+    answer = await ask(fake, steering())
+    found = answer.steering["denoising"]
+    assert found["draft"] == text_of(plain) == text_of(answer) and found["draft_by"] == fake.model
+    assert found["outcome"] == "draft" and found["reason"] in ("less_likely", "no_better_candidate")
+    assert found["draft_scores"] == found["answer_scores"] and found["changed_share"] == 0
+
+
+async def test_a_statement_steers_a_model_without_adapters(fake: Running) -> None:
+    answer = await ask(fake, {"method": "diffpo", "options": {"draft": DRAFT, "statement": STATEMENT}})
+    found = answer.steering["denoising"]
+    assert answer.steering["applied"] == [] and found["statement"] == STATEMENT
+    told = [{"role": "system", "content": STATEMENT}, *PROMPT]
+    steered, plain = (logprobs_of(fake, DRAFT, BASE_PLAN, messages) for messages in (told, PROMPT))
+    assert found["draft_scores"]["log_ratio"] == pytest.approx(mean(steered) - mean(plain), abs=1e-3)
+    assert found["outcome"] == "improved"
+
+
+async def test_guidance_scales_what_candidates_are_drawn_from_alone(fake: Running) -> None:
+    engine_of(fake).asked.clear()
+    await ask(fake, steering(strength=0.5, options={"draft": DRAFT, "guidance": 2.0}))
+    drawn = {plan.adapters[0].weight for body, plan in engine_of(fake).asked if "n" in body}
+    scored = {
+        plan.adapters[0].weight for body, plan in engine_of(fake).asked if plan.adapters and "n" not in body
+    }
+    assert drawn == {1.0} and scored == {0.5}
+
+
+async def test_at_strength_0_there_is_nothing_to_move_toward(fake: Running) -> None:
+    answer = await ask(fake, steering(strength=0, options={"draft": DRAFT}))
+    assert text_of(answer) == DRAFT and answer.steering["denoising"]["reason"] == "no_steering"
+
+
+async def test_what_was_computed_is_counted(fake: Running) -> None:
+    engine_of(fake).asked.clear()
+    answer = await ask(fake)
+    forward = answer.steering["denoising"]["forward_tokens"]
+    prompts = [prompt for body, _ in engine_of(fake).asked for prompt in body["prompt"]]
+    assert forward["prefilled"] == sum(map(len, prompts))
+    assert answer.usage.completion_tokens == forward["generated"] > 0
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+
+
+async def test_each_round_is_one_batch(fake: Running) -> None:
+    """One request scores the draft under each distribution; a loop is one request that draws and two that
+    score, and two more when several pieces are taken together."""
+    engine_of(fake).asked.clear()
+    answer = await ask(fake, steering(options={"draft": DRAFT, "loops": 1, "candidates": 3}))
+    assert answer.steering["denoising"]["loops"] == 1
+    bodies = [body for body, _ in engine_of(fake).asked]
+    (drawing,) = [body for body in bodies if "n" in body]
+    assert drawing["n"] == 3 and len(drawing["prompt"]) == 2
+    assert len(bodies) - 1 in (4, 6)
+
+
+async def test_a_stream_gives_the_answer_at_once_and_ends_like_every_steered_stream(fake: Running) -> None:
+    whole = await ask(fake)
+    chunks = await ask(fake, stream=True, stream_options={"include_usage": True})
+    text = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+    assert text == text_of(whole)
+    assert chunks[-2].usage == whole.usage and chunks[-1].choices == []
+    assert chunks[-1].steering["denoising"] == whole.steering["denoising"]
+    drawn = await ask(fake, steering(), stream=True)
+    assert drawn[-1].steering["denoising"]["draft_by"] == fake.model
+
+
+async def test_reward_heads_score_the_answer_that_is_given(fake: Running) -> None:
+    answer = await ask(fake, steering(reward_heads=["warm"], options={"draft": DRAFT}))
+    body = {"messages": PROMPT, "answers": [text_of(answer)], "heads": ["warm"]}
+    async with fake.http() as http:
+        scores = (await http.post("/v1/rewards", json=body)).json()["scores"]
+    assert answer.steering["rewards"]["scores"] == scores
+
+
+async def test_an_empty_draft_is_given_back(fake: Running) -> None:
+    engine_of(fake).answers[json.dumps(PROMPT, sort_keys=True)] = ""
+    try:
+        answer = await ask(fake, steering())
+    finally:
+        engine_of(fake).answers.clear()
+    assert answer.choices[0].message.content == ""
+    assert answer.steering["denoising"]["reason"] == "empty_draft"
+
+
+async def test_a_draft_that_the_model_cannot_read_is_refused_or_given_back(
+    fake: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_of(fake), "max_model_tokens", 64 + 1 + len(DRAFT.split()) - 1)
+    with pytest.raises(openai.BadRequestError) as caught:
+        await ask(fake)
+    assert caught.value.param == "steering.options.draft" and caught.value.code == "context_length_exceeded"
+    answer = await ask(fake, steering())
+    assert answer.steering["denoising"]["reason"] == "draft_too_long"
+
+
+async def test_no_answer_is_longer_than_the_client_wants(fake: Running) -> None:
+    limit = len(DRAFT.split())
+    async with fake.client() as client:
+        answer = await client.chat.completions.create(
+            model=fake.model,
+            messages=PROMPT,
+            max_tokens=3,
+            extra_body={"steering": steering(options={"draft": DRAFT, "candidates": 12})},
+        )
+    assert len(text_of(answer).split()) <= limit
+
+
+async def test_no_candidate_has_the_clients_stop_in_it(fake: Running) -> None:
+    plain = text_of(await ask(fake))
+    changed = [word for word in plain.split() if word not in DRAFT]
+    answer = await ask(fake, stop=changed)
+    assert changed and not any(word in text_of(answer) for word in changed)
+
+
+async def test_at_temperature_0_one_candidate_is_drawn(fake: Running) -> None:
+    engine_of(fake).asked.clear()
+    await ask(fake, temperature=0)
+    assert {body["n"] for body, _ in engine_of(fake).asked if "n" in body} == {1}
+
+
+REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "several answers": ({}, {"n": 2}, "n"),
+    "tools": ({}, {"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+    "structured output": ({}, {"response_format": {"type": "json_object"}}, "response_format"),
+    "log-probabilities": ({}, {"logprobs": True}, "logprobs"),
+    "a stop that is none": ({}, {"stop": 5}, "stop"),
+    "no tokens at all": ({}, {"max_tokens": 0}, "max_tokens"),
+    "an empty draft": ({"options": {"draft": " "}}, {}, "steering.options.draft"),
+    "more loops than allowed": ({"options": {"loops": 13}}, {}, "steering.options.loops"),
+    "an unknown option": ({"options": {"loop": 1}}, {}, "steering.options.loop"),
+    "an unknown culture": ({"cultures": {"ambre": 1}}, {}, "steering.cultures.ambre"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+async def test_what_it_does_not_do_is_refused(fake: Running, name: str) -> None:
+    spec, fields, param = REFUSED[name]
+    body = {"model": fake.model, "messages": PROMPT, "steering": steering(**spec), **fields}
+    async with fake.http() as http:
+        response = await http.post("/v1/chat/completions", json=body)
+    assert response.status_code == 400 and response.json()["error"]["param"] == param
+
+
+async def test_it_answers_conversations_alone(fake: Running) -> None:
+    body = {"model": fake.model, "prompt": "Once", "steering": steering()}
+    async with fake.http() as http:
+        response = await http.post("/v1/completions", json=body)
+    assert response.status_code == 400 and response.json()["error"]["param"] == "steering.method"
+
+
+async def test_a_model_that_does_not_exist_is_refused_whoever_wrote_the_draft(fake: Running) -> None:
+    for spec in (steering(), steering(options={"draft": DRAFT})):
+        body = {"model": "gpt-5", "messages": PROMPT, "steering": spec}
+        async with fake.http() as http:
+            assert (await http.post("/v1/chat/completions", json=body)).status_code == 404
+
+
+async def test_what_became_of_drafts_is_counted(fake: Running) -> None:
+    async def counted(outcome: str) -> float:
+        async with fake.http() as http:
+            lines = (await http.get("/metrics")).text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if f'outcome="{outcome}"' in line)
+
+    assert fake.steer is not None
+    answers = fake.steer.metrics.denoising.answers
+    before = {name: answers.labels(name)._value.get() for name in ("improved", "no_steering")}
+    await ask(fake)
+    await ask(fake, steering(strength=0, options={"draft": DRAFT}))
+    assert answers.labels("improved")._value.get() == before["improved"] + 1
+    assert answers.labels("no_steering")._value.get() == before["no_steering"] + 1
+
+
+@pytest.fixture(scope="module")
+async def slow(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
+    """The same, where a word takes time."""
+    folder = tmp_path_factory.mktemp("slow")
+    tiny_base_model(folder / TINY)
+    async with fake_server(folder, Path(folder / TINY), token_seconds=0.01) as running:
+        yield running
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("num_before", [1, 3, 4])
+async def test_a_client_that_leaves_takes_everything_with_it(slow: Running, num_before: int) -> None:
+    """While the draft is scored, while candidates are drawn, and while they are scored."""
+    engine = engine_of(slow)
+    assert slow.steer is not None
+    engine.asked.clear()
+    body = {"model": slow.model, "messages": PROMPT, "steering": steering(options={"draft": DRAFT})}
+    async with slow.http() as http:
+        asking = asyncio.create_task(http.post("/v1/chat/completions", json=body))
+        await until(lambda: len(engine.asked) >= num_before)
+        assert slow.steer.leases.num_leases > 0
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    await until(lambda: engine.num_running == 0 and slow.steer.leases.num_leases == 0)
+
+
+async def test_its_slots_stay_its_own_between_rounds(slow: Running) -> None:
+    engine = engine_of(slow)
+    assert slow.steer is not None
+    engine.asked.clear()
+    asking = asyncio.create_task(ask(slow))
+    await until(lambda: len(engine.asked) >= 1)
+    digest = plan_of(slow, steering()).adapters[0].digest
+    evicting = asyncio.create_task(slow.steer.leases.evict(digest))
+    await until(lambda: len(engine.asked) >= 4)
+    assert not evicting.done() and digest in slow.steer.leases.resident
+    assert (await asking).steering["denoising"]["loops"] >= 1
+    await evicting
+    assert digest not in slow.steer.leases.resident
+
+
+async def test_an_engine_that_dies_between_rounds_is_an_error(slow: Running) -> None:
+    engine = engine_of(slow)
+    assert slow.steer is not None
+    engine.asked.clear()
+    asking = asyncio.create_task(ask(slow))
+    await until(lambda: len(engine.asked) >= 3)
+    engine.is_dead = True
+    try:
+        with pytest.raises(openai.APIStatusError) as caught:
+            await asking
+    finally:
+        engine.is_dead = False
+    assert caught.value.status_code == 502
+    await until(lambda: engine.num_running == 0 and slow.steer.leases.num_leases == 0)
+
+
+async def test_a_reader_of_a_stream_may_leave_at_any_time(slow: Running) -> None:
+    body = {
+        "model": slow.model,
+        "messages": PROMPT,
+        "stream": True,
+        "steering": steering(options={"draft": DRAFT}),
+    }
+    async with slow.http() as http, http.stream("POST", "/v1/chat/completions", json=body) as response:
+        assert response.status_code == httpx.codes.OK
+    assert slow.steer is not None
+    await until(lambda: engine_of(slow).num_running == 0 and slow.steer.leases.num_leases == 0)

@@ -11,6 +11,7 @@ from steer_server.catalogue.base_model import BaseModel
 from steer_server.settings import Settings
 from tests.support.adapters import TINY, random_adapter, tiny_base_model
 from tests.support.postgres import PostgreSQL, running_postgresql
+from tests.support.prompters import info
 from tests.support.servers import NUM_SLOTS, Running, fake_server, live_server, shipped_adapters, write_extras
 
 VLLM_OPTIONS = (
@@ -58,6 +59,7 @@ def live_adapters(tmp_path_factory: pytest.TempPathFactory, builtin: BaseModel) 
     folder = shipped_adapters(tmp_path_factory.mktemp("live") / "adapters")
     for name in ("amber", "blue"):
         random_adapter(folder, name, builtin)
+    random_adapter(folder, "clarity", builtin, prompter=info("clear"))
     files = write_extras(folder, builtin)
     return folder, [f"--{option}={path}" for option, path in files.items()]
 

@@ -163,7 +163,7 @@ async def lease_slots(job: Job) -> Lease | None:
         job.server.metrics.refused_total.inc()
         raise
     job.timings.queue_seconds = lease.waited_seconds
-    job.server.metrics.note_slot_wait(job.plan, lease.waited_seconds)
+    job.server.metrics.note_slot_wait(plan, lease.waited_seconds)
     return lease
 
 

@@ -151,7 +151,7 @@ class SteeredPair:
     async def _ask(self, distribution: Distribution, body: dict[str, Any]) -> list[dict[str, Any]]:
         """The choices of the engine's answer, in order."""
         asking = replace(self.job, answer_plan=distribution.plan)
-        answer, held = await run(asking, {"model": self.job.body["model"], **body}, is_leased=True)
+        answer, held = await run(asking, {"model": self.job.body.get("model"), **body}, is_leased=True)
         found = await whole_body(answer, held)
         self.forward.prefilled += found["usage"]["prompt_tokens"]
         self.forward.generated += found["usage"]["completion_tokens"]

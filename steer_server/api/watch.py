@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 from starlette.responses import Response, StreamingResponse
@@ -35,8 +35,17 @@ class _Choice:
 class RequestWatch:
     """One request, from its body to the last byte of its answer. `plan` is set when there is one."""
 
-    def __init__(self, metrics: Metrics, route: str, timings: Timings, *, method: str = "unknown") -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        route: str,
+        timings: Timings,
+        *,
+        method: str = "unknown",
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._metrics, self._route, self._timings, self._method = metrics, route, timings, method
+        self._clock = clock
         self.plan: SteeringPlan | None = None
 
     async def response(self, work: Awaitable[Response]) -> Response:
@@ -87,7 +96,7 @@ class RequestWatch:
             self._note_end(outcome)
 
     def _note_token(self, choices: dict[str, _Choice], index: str, event: str) -> None:
-        now = time.perf_counter()
+        now = self._clock()
         choice = choices.get(index)
         if choice is not None:
             choice.last = now
@@ -114,7 +123,7 @@ class RequestWatch:
                     self._metrics.adapters.output_token_seconds.labels(adapter).observe(seconds)
 
     def _note_end(self, outcome: Outcome) -> None:
-        seconds = time.perf_counter() - self._timings.started
+        seconds = self._clock() - self._timings.started
         if outcome is Outcome.ANSWERED:
             self._metrics.requests.duration_seconds.labels(self._route, self.method).observe(seconds)
         if self.plan is not None:

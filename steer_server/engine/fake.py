@@ -220,6 +220,8 @@ class FakeRun:
             return self.engine.answers[prompt], "stop"
         at = range(start, start + num_words)
         text = " ".join(self.engine.next_word(prompt, position, self.plan)[0] for position in at)
+        # What goes on with an answer begins with the space between words.
+        text = f" {text}" if start else text
         stops = self.body.get("stop") or []
         found = [(text.find(stop), stop) for stop in ([stops] if isinstance(stops, str) else stops)]
         place, stop = min(((at, stop) for at, stop in found if at >= 0), default=(len(text), None))

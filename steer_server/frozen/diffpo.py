@@ -8,7 +8,8 @@
     until nothing changes
 
 When several places have one, they are taken together if that passes too and is better than the best alone.
-The draft is given back when no candidate passes.
+A sentence that the answer has already is no candidate: both models find repetition likely. The draft is given
+back when no candidate passes.
 
 Source: DiffPO (arXiv 2503.04240) corrects sentences of a draft with a trained model in parallel steps; here
 the steered model itself draws them, and nothing is trained.
@@ -95,7 +96,7 @@ async def _best_pieces(gaps: Sequence[Gap], model: SteeredModel, found: Denoised
         spliced(gap.text, {gap: piece}): (gap, piece)
         for gap, fillings in zip(gaps, drawn, strict=True)
         for piece in map(gap.piece, fillings)
-        if piece != gap.removed
+        if piece != gap.removed and not _repeats(piece, [gap.text[: gap.start], gap.text[gap.end :]])
     }
     best: Pieces = {}
     for answer in await model.score(list(pieces)):
@@ -112,13 +113,18 @@ async def _best_pieces(gaps: Sequence[Gap], model: SteeredModel, found: Denoised
 async def _taken_together(best: Pieces, model: SteeredModel, found: Denoised) -> tuple[ScoredAnswer, int]:
     """The best answer that these pieces make, and how many of them are in it."""
     _, alone = max(best.values(), key=lambda one: one[1].log_ratio)
-    if len(best) == 1:
+    pieces = [piece for piece, _ in best.values()]
+    if any(_repeats(piece, pieces[:i]) for i, piece in enumerate(pieces)) or len(best) == 1:
         return alone, 1
     text = spliced(found.answer.text, {gap: piece for gap, (piece, _) in best.items()})
     (together,) = await model.score([text])
     if together is None or judge(together, alone, found.draft) is not Verdict.BETTER:
         return alone, 1
     return together, len(best)
+
+
+def _repeats(piece: str, texts: Sequence[str]) -> bool:
+    return any(piece.strip() in text for text in texts)
 
 
 def spliced(text: str, pieces: dict[Gap, str]) -> str:

@@ -109,7 +109,10 @@ def check_leak(original: str, rewrite: str, secrets: Iterable[str]) -> Problem |
     added, given = words(rewrite), words(original)
     for secret in map(words, secrets):
         size = min(LEAK_WORDS, len(secret))
-        if size >= MIN_LEAK_WORDS and (_runs(added, size) - _runs(given, size)) & _runs(secret, size):
+        # A system prompt may be long, and this runs for cached rewrites too: it is searched, not cut up.
+        text = f" {' '.join(secret)} "
+        new = _runs(added, size) - _runs(given, size)
+        if size >= MIN_LEAK_WORDS and any(f" {run} " in text for run in new):
             return Problem(Reason.LEAK, f"It has {size} words in a row of what is not the user's.")
     return None
 
@@ -132,6 +135,6 @@ def _has(rewrite: str, literal: str) -> bool:
     return plain(literal) in plain(rewrite)
 
 
-def _runs(words: list[str], size: int) -> set[tuple[str, ...]]:
+def _runs(words: list[str], size: int) -> set[str]:
     """Every `size` words in a row."""
-    return set(zip(*(words[i:] for i in range(size)), strict=False))
+    return {" ".join(words[i : i + size]) for i in range(len(words) - size + 1)}

@@ -51,8 +51,8 @@ def content_words(text: str) -> set[str]:
 
 
 def kept_words(content: Iterable[str], text: str) -> set[str]:
-    """Those of the words that the text has too: begun alike, as `teach` and `teaching`, or spelt nearly alike,
-    as a word and its misspelling."""
+    """Those of the words that the text has too: begun alike, as `teach` and `teaching`, or spelt nearly
+    alike, as a word and its misspelling."""
     found = set(words(text))
     stems = {word[:STEM_LETTERS] for word in found}
     return {
@@ -71,8 +71,8 @@ def num_negations(text: str) -> int:
 
 
 def asks(text: str) -> bool:
-    """Whether it has a question mark, a sentence that begins as requests in English do, or a word that another
-    language asks with."""
+    """Whether it has a question mark, a sentence that begins as requests in English do, or a word that
+    another language asks with."""
     written = plain(text)
     if _QUESTION_MARK.search(text) or _WISH.search(written):
         return True

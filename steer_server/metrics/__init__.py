@@ -78,10 +78,12 @@ Reward heads
 steer_reward_score{head,origin}             calibrated scores; of answers given here (`answer`: every choice
                                             and candidate) or sent to `/v1/rewards` (`request`); a head's
                                             series go when it is no longer served
+steer_scoring_seconds                       scoring one request's answers, the loading of heads included
+
+Rewrites
 steer_rewrites_total{outcome}               messages of align_pro: `rewritten`, `cached`, `error`, or why the
                                             original was sent, a `Reason` of `frozen/rewrite_checks.py`
 steer_rewrite_seconds                       one rewrite that was in no cache, with its wait for slots
-steer_scoring_seconds                       scoring one request's answers, the loading of heads included
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Rewriting(Strict):
     """How rewrites are drawn."""
 
     temperature: Positive = 0.8
-    """The policy is the softmax of the logits over this: in sampling and in every log-probability. Where it is
+    """The policy is the softmax of the logits over this: in sampling and in every log-probability. When
     served, and for the card's scores, it is greedy."""
     max_tokens: Count = 64
     """What does not end within so many is no rewrite. Prompts with more than 4 characters for each of them

@@ -62,7 +62,7 @@ def held_out_scores(trainer: AlignProTrainer) -> dict[str, Any]:
     for way, rewrites in ((WARM_START, before), (TRAINED, after)):
         rows[way] |= _describe(trainer, rewrites, num_long)
     rows[WARM_START]["divergence"] = 0.0
-    rows[TRAINED]["divergence"] = _divergence(trainer, short)
+    rows[TRAINED]["divergence"] = divergence(trainer, short)
     return {"prompts": len(prompts), "ways": rows}
 
 
@@ -125,7 +125,7 @@ def _describe(trainer: AlignProTrainer, rewrites: Rewrites, num_long: int) -> di
 
 
 @torch.no_grad()
-def _divergence(trainer: AlignProTrainer, prompts: Sequence[str]) -> float:
+def divergence(trainer: AlignProTrainer, prompts: Sequence[str]) -> float:
     """KL(ρ ‖ ρ_sft) in nats, estimated from one sampled rewrite of each prompt: the mean of `K(x')`."""
     recipe = trainer.recipe
     groups = trainer.prompter.sample(prompts, 1, recipe.rewriting.max_tokens, recipe.seed)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
-from steer_server.errors import EngineError
 from steer_server.steering.plan import BASE_PLAN
 from tests.support.adapters import random_adapter, tiny_base_model
 from tests.support.administration import act, get, push, refused
@@ -19,13 +18,26 @@ from tests.support.prompters import ALIGN_PRO, QUESTION, REWRITE, Prompted, info
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
 
 
+@pytest.fixture(scope="module")
+async def prompted(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Prompted]:
+    async with prompted_server(tmp_path_factory.mktemp("prompted")) as prompted:
+        yield prompted
+
+
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[Prompted]:
-    async with prompted_server(tmp_path) as world:
-        world.asked()
-        yield world
-        assert world.engine.num_running == 0
-        assert world.server.steer is not None and world.server.steer.leases.num_leases == 0
+def world(prompted: Prompted) -> Iterator[Prompted]:
+    """One server for all tests, as if it had not been asked before."""
+    prompted.begin()
+    yield prompted
+    prompted.end()
+
+
+@pytest.fixture
+async def own_world(tmp_path: Path) -> AsyncIterator[Prompted]:
+    """A server for one test, which changes its adapters."""
+    async with prompted_server(tmp_path) as prompted:
+        yield prompted
+        prompted.end()
 
 
 def content(answer: Any) -> str:
@@ -68,23 +80,25 @@ async def test_plan_header_body_and_plan_route_agree(world: Prompted) -> None:
 
 async def test_the_second_time_the_rewrite_comes_from_the_cache(world: Prompted) -> None:
     world.writes(QUESTION, REWRITE)
+    before = [world.counted(outcome) for outcome in ("rewritten", "cached")]
     first = await world.chat()
     world.asked()
     second = await world.chat()
     assert world.asked() == [(user(REWRITE), [])]
     assert second.steering["rewrite"]["status"] == "cached" and second.steering["prompt"] == REWRITE
     assert content(second) == content(first)
-    assert (world.counted("rewritten"), world.counted("cached")) == (1, 1)
+    assert [world.counted(outcome) for outcome in ("rewritten", "cached")] == [one + 1 for one in before]
 
 
 async def test_a_bad_rewrite_is_replaced_by_the_original_and_says_so(world: Prompted) -> None:
     world.writes(QUESTION, "Cats purr.")
+    before = world.counted("answer")
     answer = await world.chat()
     assert answer.steering["prompt"] == QUESTION
     rewrite = answer.steering["rewrite"]
     assert (rewrite["status"], rewrite["reason"]) == ("original", "answer") and rewrite["detail"]
     assert content(answer) == content(await world.chat(None))
-    assert world.counted("answer") == 1
+    assert world.counted("answer") == before + 1
 
 
 async def test_a_prompter_that_does_not_come_to_an_end_is_not_used(world: Prompted) -> None:
@@ -164,7 +178,7 @@ async def test_a_system_prompt_that_shows_in_the_rewrite_keeps_it_back(world: Pr
 async def test_heads_score_the_answer_to_what_the_user_wrote(world: Prompted) -> None:
     world.writes(QUESTION, REWRITE)
     answer = await world.chat({**ALIGN_PRO, "reward_heads": ["warm"]})
-    (text,) = world.engine.scored
+    text = world.engine.scored[-1]
     assert text.messages == tuple(user(QUESTION)) and text.answer == content(answer)
     assert answer.steering["rewards"]["scores"][0].keys() == {"warm"}
 
@@ -208,30 +222,30 @@ async def test_a_client_that_leaves_takes_no_rewrite_from_others_and_the_last_en
 
 
 async def test_without_a_slot_for_the_prompter_the_request_is_refused(world: Prompted) -> None:
-    steer = world.server.steer
-    assert steer is not None
+    steer, before = world.steer, world.counted("error")
     cultures = steer.catalogue.snapshot.cultures
     held = await steer.leases.acquire([cultures[name] for name in ("amber", "blue", "coral", "denim")])
     try:
         refused(await world.post("/v1/chat/completions", steering=ALIGN_PRO), 503, "no_bank_slot")
     finally:
         held.release()
-    assert world.counted("error") == 1
+    assert world.counted("error") == before + 1
     assert (await world.post("/v1/chat/completions", steering=ALIGN_PRO)).status_code == 200
 
 
 async def test_a_prompter_that_cannot_be_loaded_is_an_error_not_an_unsteered_answer(world: Prompted) -> None:
-    steer = world.server.steer
-    assert steer is not None
+    steer = world.steer
     prompter = steer.catalogue.snapshot.prompters["clear"]
     cultures = steer.catalogue.snapshot.cultures
     # It gives its slot to others first.
     (await steer.leases.acquire([cultures[name] for name in ("amber", "blue", "coral", "denim")])).release()
     world.engine.failing_digests.add(prompter.digest)
-    refused(await world.post("/v1/chat/completions", steering=ALIGN_PRO), EngineError.status, "engine_error")
+    refused(await world.post("/v1/chat/completions", steering=ALIGN_PRO), 502, "engine_error")
+    world.engine.failing_digests.clear()
 
 
-async def test_a_quarantine_ends_rewrites_and_the_answers_to_them(world: Prompted) -> None:
+async def test_a_quarantine_ends_rewrites_and_is_told_from_then_on(own_world: Prompted) -> None:
+    world = own_world
     world.writes(QUESTION, REWRITE)
     world.engine.token_seconds = 0.01
     waiting = asyncio.create_task(world.post("/v1/chat/completions", steering=ALIGN_PRO))
@@ -313,8 +327,9 @@ async def test_prompters_are_listed_with_what_they_are_for(world: Prompted) -> N
 
 
 async def test_of_several_prompters_the_request_names_one_and_without_any_it_is_refused(
-    world: Prompted, tmp_path: Path
+    own_world: Prompted, tmp_path: Path
 ) -> None:
+    world = own_world
     base = tiny_base_model(tmp_path / "tiny-llama")
     random_adapter(tmp_path / "more", "gentleness", base, prompter=info("gentle"))
     assert (await push(world.server, tmp_path / "more" / "gentleness")).status_code == 201
@@ -418,8 +433,8 @@ async def test_a_prompter_that_fails_sends_nothing_to_the_upstream(world: Prompt
     assert caught.value.status_code == 502 and not world.upstream.received
 
 
-async def test_a_long_message_is_sent_as_it_is(tmp_path: Path) -> None:
-    async with prompted_server(tmp_path, rewrite_max_tokens=4) as world:
-        answer = await world.chat()
-        assert answer.steering["rewrite"]["reason"] == "too_long_to_rewrite"
-        assert world.asked()[-1] == (user(QUESTION), [])
+async def test_a_long_message_is_sent_as_it_is(world: Prompted) -> None:
+    world.begin(max_tokens=4)
+    answer = await world.chat()
+    assert answer.steering["rewrite"]["reason"] == "too_long_to_rewrite"
+    assert world.asked() == [(user(QUESTION), [])]

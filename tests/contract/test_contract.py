@@ -273,10 +273,10 @@ WRONG: dict[str, tuple[Any, int, str | None]] = {
         400,
         "steering.method",
     ),
-    "a method not available here": (
+    "cultures of a model that stays as it is": (
         {"steering": {"cultures": {CULTURE: 1}, "method": "align_pro"}},
         400,
-        "steering.method",
+        "steering.cultures",
     ),
     "method none with cultures": (
         {"steering": {"cultures": {CULTURE: 1}, "method": "none"}},

@@ -32,9 +32,9 @@ async def test_the_worst_sentence_becomes_the_best_candidate() -> None:
 
 
 async def test_it_stops_when_nothing_changes() -> None:
-    model = TableModel(SCORES, lambda gap: ["a best day."])
-    found = await run("a bad day. a fine day.", model, max_gaps=1)
-    assert found.answer.text == "a best day. a best day."
+    model = TableModel(SCORES, lambda gap: ["a best day.", "a best night."])
+    found = await run("a bad day. a fine night.", model, max_gaps=1)
+    assert found.answer.text == "a best day. a best night."
     # The third loop finds what is best already; nothing is drawn again after that.
     assert found.num_loops == 3 and model.rounds[-1] == ("score", 0)
 
@@ -78,10 +78,17 @@ async def test_without_a_better_candidate_the_draft_is_given_back() -> None:
 
 
 async def test_two_places_are_bettered_in_one_loop() -> None:
-    model = TableModel(SCORES, lambda gap: ["a good day."])
-    found = await run("a bad day. a evil day.", model, max_loops=1)
-    assert found.answer.text == "a good day. a good day." and found.num_accepted == 2
+    model = TableModel(SCORES, lambda gap: [f"a good {gap.removed.split()[-1]}"])
+    found = await run("a bad day. a evil night.", model, max_loops=1)
+    assert found.answer.text == "a good day. a good night." and found.num_accepted == 2
     assert model.rounds == [("draw", 2), ("score", 2), ("score", 1)]
+
+
+async def test_a_sentence_that_is_there_already_is_no_candidate() -> None:
+    found = await run("a best day. a bad day.", TableModel(SCORES, lambda gap: ["a best day."]))
+    assert not found.is_changed and not found.verdicts
+    found = await run("a bad day. a evil day.", TableModel(SCORES, lambda gap: ["a good day."]), max_loops=1)
+    assert found.answer.text == "a bad day. a good day." and found.num_accepted == 1
 
 
 async def test_two_pieces_that_do_not_go_together_are_not_taken_together() -> None:

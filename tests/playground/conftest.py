@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, ConsoleMessage, Error, Locator, Page, Request, async_playwright
+from playwright.async_api import Browser, ConsoleMessage, Error, Locator, Page, Request, async_playwright, expect
 
 import steer_server.playground
 from steer_server.catalogue.base_model import BaseModel
@@ -28,7 +28,7 @@ CHROMIUM_OPTIONS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-WAIT_MS = 60_000
+WAIT_MS = 12_000
 """For a machine that does other things too."""
 TOKEN_SECONDS = 0.004
 DESKTOP = (1440, 900)
@@ -52,7 +52,7 @@ class Playground:
         await self.page.wait_for_load_state("networkidle")
 
     def watch(self) -> None:
-        self.page.on("request", self.requests.append)
+        self.page.on("request", lambda request: self.requests.append(request))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("console", self._on_console)
 
@@ -108,6 +108,7 @@ async def browser() -> AsyncIterator[Browser]:
     program = shutil.which("chromium")
     if program is None:
         pytest.skip("needs chromium: make chromium")
+    expect.set_options(timeout=WAIT_MS)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=program, args=CHROMIUM_OPTIONS)
         yield browser

@@ -80,12 +80,11 @@ async def test_the_page_is_open_and_what_it_asks_for_is_not(
         api_key=SecretStr("static"),
         admin_key=SecretStr("admin"),
     )
-    async with app_server(settings, key="static") as running:
-        async with running.http(key="") as stranger:
-            assert (await stranger.get("/playground/")).status_code == 200
-            assert (await stranger.get("/playground")).status_code == 308
-            assert (await stranger.get("/v1/steering")).status_code == 401
-            assert (await stranger.get("/playgrounds")).status_code == 401
+    async with app_server(settings, key="static") as running, running.http(key="") as stranger:
+        assert (await stranger.get("/playground/")).status_code == 200
+        assert (await stranger.get("/playground")).status_code == 308
+        assert (await stranger.get("/v1/steering")).status_code == 401
+        assert (await stranger.get("/playgrounds")).status_code == 401
 
 
 async def test_the_page_stands_in_no_openapi_document(site: Running) -> None:

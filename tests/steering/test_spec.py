@@ -26,7 +26,7 @@ WRONG = {
     "strength as text": ({"cultures": {"a": 1}, "strength": "max"}, "steering.strength"),
     "a NaN strength": ({"cultures": {"a": 1}, "strength": math.nan}, "steering.strength"),
     "an unknown method": ({"cultures": {"a": 1}, "method": "adaptors"}, "steering.method"),
-    "a method of another server": ({"cultures": {"a": 1}, "method": "align_pro"}, "steering.method"),
+    "align_pro with cultures": ({"cultures": {"a": 1}, "method": "align_pro"}, "steering.cultures"),
     "method as a number": ({"cultures": {"a": 1}, "method": 3}, "steering.method"),
     "none with cultures": ({"cultures": {"a": 1}, "method": "none"}, "steering.method"),
     "a reward head twice": ({"method": "none", "reward_heads": ["a", "b", "a"]}, "steering.reward_heads.2"),

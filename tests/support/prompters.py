@@ -15,7 +15,9 @@ from pydantic import SecretStr
 from steer_server.catalogue.manifest import PrompterInfo
 from steer_server.engine.fake import FakeEngine
 from steer_server.frozen.prompter_template import TEMPLATE_VERSION, prompter_messages
+from steer_server.frozen.rewriting import Rewriter
 from steer_server.settings import Settings
+from steer_server.state import Server
 from tests.support.adapters import TINY, random_adapter, tiny_base_model
 from tests.support.heads import random_head
 from tests.support.servers import Running, app_server
@@ -41,6 +43,11 @@ class Prompted:
     def engine(self) -> FakeEngine:
         assert self.server.fake is not None
         return self.server.fake
+
+    @property
+    def steer(self) -> Server:
+        assert self.server.steer is not None
+        return self.server.steer
 
     def writes(self, prompt: str, rewrite: str) -> None:
         """From now on the prompter writes this for it."""
@@ -74,12 +81,24 @@ class Prompted:
 
     def counted(self, outcome: str) -> float:
         """Messages with this outcome."""
-        assert self.server.steer is not None
-        return float(self.server.steer.metrics.rewrites_total.labels(outcome)._value.get())
+        return float(self.steer.metrics.rewrites_total.labels(outcome)._value.get())
+
+    def begin(self, max_tokens: int = 128) -> None:
+        """As if nothing had been asked before."""
+        self.steer.rewriter = Rewriter(
+            max_tokens=max_tokens, cache_characters=10_000, metrics=self.steer.metrics
+        )
+        self.engine.token_seconds = 0.0
+        for kept in (self.engine.answers, self.engine.asked, self.engine.scored, self.upstream.received):
+            kept.clear()
+
+    def end(self) -> None:
+        """Nothing is left running or held."""
+        assert self.engine.num_running == 0 and self.steer.leases.num_leases == 0
 
 
 @asynccontextmanager
-async def prompted_server(folder: Path, **options: Any) -> AsyncIterator[Prompted]:
+async def prompted_server(folder: Path) -> AsyncIterator[Prompted]:
     """With the prompter `clear` (adapter `clarity`), cultures, the head `warm`, and the preset `careful`."""
     base = tiny_base_model(folder / TINY)
     adapters = folder / "adapters"
@@ -100,7 +119,6 @@ async def prompted_server(folder: Path, **options: Any) -> AsyncIterator[Prompte
             admin_key=SecretStr("admin"),
             max_wait_seconds=0.2,
             upstream={"up": upstream.url},
-            **options,
         )
         async with app_server(settings, key="admin") as server:
             yield Prompted(server, upstream)

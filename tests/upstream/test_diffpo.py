@@ -8,7 +8,7 @@ from tests.support.upstream import Exchange, completion
 from tests.upstream.conftest import World
 
 DRAFT = "w01 w02 w03 w57. w04 w05 w06 w58. w07 w08 w09 w60."
-STEERING = {"cultures": {"amber": 1.0}, "method": "diffpo", "options": {"candidates": 8}}
+STEERING = {"cultures": {"amber": 0.2}, "method": "diffpo", "options": {"candidates": 16}}
 
 
 def writes(text: str, **more: Any) -> Any:

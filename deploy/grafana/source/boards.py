@@ -195,11 +195,50 @@ def latency() -> Dashboard:
             ),
         ),
     ]
+    methods = [
+        graph(
+            "Rewrites by outcome",
+            "A second, of align_pro; other than `rewritten` and `cached`, the original was sent.",
+            "ops",
+            by_outcome=total(rate("steer_rewrites_total"), "outcome"),
+        ),
+        graph(
+            "Time to rewrite",
+            "Of those in no cache, waits for slots included.",
+            "s",
+            median=quantile(0.5, "steer_rewrite_seconds"),
+            p95=quantile(0.95, "steer_rewrite_seconds"),
+        ),
+        graph(
+            "Denoised answers by outcome",
+            "A second, of diffpo; other than `improved`, the draft was given back.",
+            "ops",
+            by_outcome=total(rate("steer_denoising_answers_total"), "outcome"),
+        ),
+        graph(
+            "Denoising loops",
+            "Of one answer.",
+            "short",
+            median=quantile(0.5, "steer_denoising_loops"),
+            p95=quantile(0.95, "steer_denoising_loops"),
+        ),
+        graph(
+            "Changed by denoising",
+            "Mean share of a draft's tokens, where any were.",
+            "percentunit",
+            mean=mean("steer_denoising_changed_share"),
+        ),
+    ]
     return board(
         "steer-latency",
         "Steering: latency by method and culture",
         "How long answers take, and which method or adapter is to blame.",
-        [("By method", by_method), ("By culture", cultures), ("By adapter", adapters)],
+        [
+            ("By method", by_method),
+            ("By culture", cultures),
+            ("By adapter", adapters),
+            ("Rewriting and denoising", methods),
+        ],
     )
 
 

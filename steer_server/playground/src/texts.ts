@@ -235,6 +235,7 @@ export const T = {
   },
   adapters: {
     heading: 'Adapters',
+    filter: 'Filter by name, kind or state',
     loading: 'Reading the list …',
     empty: 'The catalogue is empty.',
     version: 'Version',

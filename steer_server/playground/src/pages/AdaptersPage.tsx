@@ -1,5 +1,5 @@
 // Adapters, for operators: what is there in which state, acts, uploads, and how fast the server is.
-import { useEffect } from 'preact/hooks';
+import { useEffect, useState } from 'preact/hooks';
 import { AdapterGroup } from '../parts/AdapterGroup';
 import { ErrorNote } from '../parts/ErrorNote';
 import { Latency } from '../parts/Latency';
@@ -11,16 +11,27 @@ import { T } from '../texts';
 
 export function AdaptersPage() {
   const given = key.value;
+  const [filter, setFilter] = useState('');
   useEffect(() => void loadAdapters(), [given]);
   const error = adaptersError.value;
   return (
     <div class="page">
       <div class="adapters">
-        <h2>{T.adapters.heading}</h2>
+        <div class="row spread">
+          <h2>{T.adapters.heading}</h2>
+          <input
+            class="filter"
+            type="text"
+            aria-label={T.adapters.filter}
+            placeholder={T.adapters.filter}
+            value={filter}
+            onInput={(event) => setFilter(event.currentTarget.value)}
+          />
+        </div>
         {error && <ErrorNote error={error} onRetry={() => void loadAdapters()} />}
         {!versions.value && !error && <p class="note">{T.adapters.loading}</p>}
         {versions.value?.length === 0 && <p class="note">{T.adapters.empty}</p>}
-        {byName(versions.value ?? []).map(([name, group]) => (
+        {byName((versions.value ?? []).filter((version) => matches(version, filter))).map(([name, group]) => (
           <AdapterGroup key={name} name={name} versions={group} />
         ))}
       </div>
@@ -30,6 +41,12 @@ export function AdaptersPage() {
       </div>
     </div>
   );
+}
+
+/** By name, kind or state. */
+function matches({ name, kind = '', state }: AdapterVersion, filter: string): boolean {
+  const wanted = filter.trim().toLowerCase();
+  return [name, kind, T.adapters.stateName(state)].some((text) => text.toLowerCase().includes(wanted));
 }
 
 /** Names in alphabetical order, each with its newest version first. */

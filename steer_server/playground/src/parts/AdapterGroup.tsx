@@ -44,10 +44,12 @@ export function AdapterGroup({ name, versions }: { name: string; versions: Adapt
   return (
     <section class="card adapter" aria-label={name}>
       <div class="row spread">
-        <h3>{name}</h3>
+        <div class="named">
+          <h3>{name}</h3>
+          {newest?.description && <p class="note">{newest.description}</p>}
+        </div>
         <div class="row">{actsForName(versions).map((kind) => button(kind, ''))}</div>
       </div>
-      {newest?.description && <p class="note">{newest.description}</p>}
       <ul class="versions">
         {versions.map((version) => (
           <li key={version.digest ?? version.reason}>

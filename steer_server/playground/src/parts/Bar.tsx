@@ -13,7 +13,7 @@ interface Props {
 export function Bar({ name, value, most = 1, shown, title }: Props) {
   const share = most > 0 ? clamp(Math.abs(value) / most, 0, 1) : 0;
   return (
-    <li class="bar" title={title}>
+    <li class="bar" title={title ?? name}>
       <span class="bar-name">{name}</span>
       <span class="bar-track">
         <span class={value < 0 ? 'bar-fill against' : 'bar-fill'} style={{ width: `${share * 100}%` }} />

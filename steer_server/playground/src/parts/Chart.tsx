@@ -75,11 +75,11 @@ function optionsFor(props: Props, element: HTMLElement): uPlot.Options {
     width: element.clientWidth,
     height: props.height,
     cursor: { y: false, drag: { x: false, y: false } },
-    legend: { live: false },
+    legend: { show: !isTime, live: false },
     scales: { x: { time: isTime }, y: yRange ? { range: yRange } : {} },
     axes: [
-      { ...axis, ...(isTime ? {} : { label: props.xLabel, labelSize: 20 }) },
-      { ...axis, size: 56, values: (_, ticks) => ticks.map(yShown) },
+      { ...axis, ...(isTime ? { values: clockTimes, space: 90 } : { label: props.xLabel, labelSize: 20 }) },
+      { ...axis, size: 64, values: (_, ticks) => ticks.map(yShown) },
     ],
     series: [
       { label: props.xLabel },
@@ -90,11 +90,15 @@ function optionsFor(props: Props, element: HTMLElement): uPlot.Options {
           stroke,
           width: 2,
           ...(line.isDashed ? { dash: [5, 4] } : {}),
-          points: { show: !isTime, size: 6, stroke, fill: stroke },
+          points: { ...(isTime ? {} : { show: true }), size: 6, stroke, fill: stroke },
         };
       }),
     ],
   };
+}
+
+function clockTimes(_: uPlot, seconds: number[]): string[] {
+  return seconds.map((at) => new Date(at * 1000).toLocaleTimeString([], { hourCycle: 'h23' }));
 }
 
 /** A colour of the style sheet as the canvas needs it: canvases know neither variables nor light-dark(). */

@@ -41,12 +41,13 @@ export function Composer() {
             </button>
           </>
         )}
+        {/* Keys keep them apart: one element that turned into the other while it is clicked would send the form. */}
         {isAnswering.value ? (
-          <button type="button" onClick={stop}>
+          <button key="stop" type="button" onClick={stop}>
             {T.chat.stop}
           </button>
         ) : (
-          <button type="submit" class="primary" disabled={!prompt.value.trim() || !catalogue.value}>
+          <button key="ask" type="submit" class="primary" disabled={!prompt.value.trim() || !catalogue.value}>
             {T.chat.ask}
           </button>
         )}

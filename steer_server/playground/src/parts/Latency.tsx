@@ -47,7 +47,7 @@ function LatencyChart({ chart }: { chart: ChartName }) {
         <b>{T.latency.charts[chart]}</b>
         <span class="note">
           {latest
-            ? `${T.latency.median} ${duration(latest.median! * 1000)}, ${T.latency.p95} ${duration(latest.p95! * 1000)}`
+            ? `─ ${T.latency.median} ${duration(latest.median! * 1000)}  ╌ ${T.latency.p95} ${duration(latest.p95! * 1000)}`
             : T.latency.quiet}
         </span>
       </figcaption>

@@ -58,12 +58,13 @@ export function SweepForm() {
         <Slider label={T.sweep.points} value={count} least={LEAST_POINTS} most={MOST_POINTS} step={1} onInput={setCount} />
       </div>
       <div class="row end">
+        {/* With keys for the same reason as in Composer.tsx. */}
         {isSweeping.value ? (
-          <button type="button" onClick={stopSweep}>
+          <button key="stop" type="button" onClick={stopSweep}>
             {T.sweep.stop}
           </button>
         ) : (
-          <button type="submit" class="primary" disabled={!prompt.value.trim() || from === to}>
+          <button key="run" type="submit" class="primary" disabled={!prompt.value.trim() || from === to}>
             {T.sweep.run}
           </button>
         )}

@@ -1,0 +1,199 @@
+"""The operator's page: what is there, acts on it, uploads with what the server finds, and latency."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, Locator, expect
+from pydantic import SecretStr
+
+from steer_server.catalogue.base_model import BaseModel
+from steer_server.catalogue.package import pack
+from steer_server.settings import Settings
+from tests.playground.conftest import DESKTOP, Playground
+from tests.support.adapters import random_adapter
+from tests.support.administration import push, state
+from tests.support.servers import Running, app_server
+
+
+@pytest.fixture
+def package(tmp_path: Path, base: BaseModel) -> Callable[..., Path]:
+    """Makes a packed adapter."""
+
+    def package(name: str, version: str = "1.0.0") -> Path:
+        folder = tmp_path / version
+        random_adapter(folder, name, base, version=version, seed=len(version) + sum(map(ord, version)))
+        (folder / f"{name}.tar.gz").write_bytes(b"".join(pack(folder / name)))
+        return folder / f"{name}.tar.gz"
+
+    return package
+
+
+def group(playground: Playground, name: str) -> Locator:
+    return playground.page.get_by_role("region", name=name, exact=True)
+
+
+async def upload(playground: Playground, path: Path) -> None:
+    await playground.page.get_by_label("Choose a file").set_input_files(path)
+
+
+async def test_every_version_is_listed_with_its_state_and_why_it_was_refused(playground: Playground) -> None:
+    await playground.open("adapters")
+    await expect(group(playground, "amber")).to_contain_text("Active")
+    broken = group(playground, "broken")
+    await expect(broken).to_contain_text("Quarantined")
+    await expect(broken).to_contain_text("Reason: size_mismatch")
+
+
+async def test_a_package_is_dropped_checked_and_served(
+    playground: Playground, package: Callable[..., Path]
+) -> None:
+    page = playground.page
+    await playground.open("adapters")
+    await upload(playground, package("grape"))
+    await expect(page.get_by_text("grape@1.0.0 is active.")).to_be_visible()
+    for step in ("Files stored", "Manifest, files and tensors checked", "Probed in the engine", "Activated"):
+        await expect(page.locator(".steps")).to_contain_text(step)
+    await expect(group(playground, "grape")).to_contain_text("Active")
+    await page.get_by_role("link", name="Chat").click()
+    await page.get_by_label("Add a culture").select_option("grape")
+    assert "grape" in (await playground.steering())["cultures"]
+
+
+async def test_a_package_that_is_refused_says_why(playground: Playground, tmp_path: Path) -> None:
+    playground.expects_refusals = True
+    await playground.open("adapters")
+    (tmp_path / "bad.tar.gz").write_bytes(b"no archive")
+    await upload(playground, tmp_path / "bad.tar.gz")
+    refused = playground.page.get_by_role("region", name="Add a package")
+    await expect(refused.get_by_role("alert")).to_contain_text("adapter_refused")
+    await expect(refused.get_by_role("heading", name="Refused")).to_be_visible()
+
+
+async def test_a_version_is_quarantined_released_activated_rolled_back_and_removed(
+    playground: Playground, package: Callable[..., Path]
+) -> None:
+    page, site = playground.page, playground.site
+    await playground.open("adapters")
+    for version in ("1.0.0", "2.0.0"):
+        await upload(playground, package("hazel", version))
+        await expect(page.get_by_text(f"hazel@{version} is active.")).to_be_visible()
+    hazel = group(playground, "hazel")
+
+    async def becomes(**expected: str) -> None:
+        for version, name in expected.items():
+            line = hazel.locator("li", has_text=version.replace("v", "") + ".0.0")
+            await expect(line.locator(".state")).to_have_text(name)
+
+    async def press(act: str, title: str) -> None:
+        await hazel.get_by_role("button", name=f"{act} {title}").click()
+
+    await becomes(v1="Retired", v2="Active")
+    await press("Roll back", "hazel")
+    await becomes(v1="Active", v2="Retired")
+    await press("Activate", "hazel@2.0.0")
+    await becomes(v1="Retired", v2="Active")
+    await press("Quarantine", "hazel@2.0.0")
+    await hazel.get_by_label("Why, for people").fill("insults people")
+    await hazel.get_by_role("button", name="Quarantine", exact=True).click()
+    await becomes(v2="Quarantined")
+    await expect(hazel).to_contain_text("insults people")
+    assert (await state(site, "hazel"))["2.0.0"] == "quarantined"
+    await press("Release", "hazel@2.0.0")
+    await becomes(v2="Ready")
+    await press("Remove", "hazel@2.0.0")
+    await hazel.get_by_role("button", name="Cancel").click()
+    await press("Remove", "hazel@2.0.0")
+    await hazel.get_by_role("button", name="Remove", exact=True).click()
+    await expect(hazel).not_to_contain_text("2.0.0")
+    assert "2.0.0" not in await state(site, "hazel")
+
+
+async def test_a_culture_that_was_quarantined_leaves_the_controls(
+    playground: Playground, package: Callable[..., Path]
+) -> None:
+    page = playground.page
+    await playground.open("adapters")
+    await upload(playground, package("ivory"))
+    await expect(page.get_by_text("ivory@1.0.0 is active.")).to_be_visible()
+    await page.get_by_role("link", name="Chat").click()
+    await page.get_by_label("Add a culture").select_option("ivory")
+    await page.get_by_role("link", name="Adapters", exact=True).click()
+    await group(playground, "ivory").get_by_role("button", name="Quarantine ivory@1.0.0").click()
+    await group(playground, "ivory").get_by_role("button", name="Quarantine", exact=True).click()
+    await expect(group(playground, "ivory").locator(".state")).to_have_text("Quarantined")
+    await page.get_by_role("link", name="Chat").click()
+    assert await playground.steering() == {"cultures": {"amber": 1}}
+
+
+async def test_latency_is_drawn_from_the_servers_metrics(playground: Playground) -> None:
+    await playground.ask()
+    await playground.open("adapters")
+    latency = playground.page.get_by_role("region", name="Latency")
+    for chart in ("Time to first token", "Each further token", "Whole answer", "Wait for slots", "Planning"):
+        await expect(latency.locator("figure", has_text=chart)).to_contain_text("median")
+    await expect(latency).to_contain_text("adapters active")
+    await expect(latency.locator("canvas")).to_have_count(5)
+
+
+async def test_what_the_server_does_not_measure_is_said(playground: Playground) -> None:
+    await playground.page.route(
+        "**/metrics", lambda route: route.fulfill(body='steer_plan_seconds_bucket{le="+Inf"} 0\n')
+    )
+    await playground.open("adapters")
+    latency = playground.page.get_by_role("region", name="Latency")
+    await expect(latency).to_contain_text("This server does not export steer_time_to_first_token_seconds")
+    await expect(latency.locator("figure", has_text="Planning")).to_contain_text("No requests in sight yet.")
+
+
+@pytest.fixture
+async def locked(base: BaseModel, tmp_path: Path) -> AsyncIterator[Running]:
+    """A server that asks for keys."""
+    settings = Settings(
+        model=base.path,
+        served_model_name="fake",
+        bank_rank=8,
+        data=tmp_path / "data",
+        api_key=SecretStr("an-application"),
+        admin_key=SecretStr("an-operator"),
+    )
+    async with app_server(settings, key="an-operator") as running:
+        random_adapter(tmp_path / "made", "jade", base)
+        await push(running, tmp_path / "made" / "jade")
+        yield running
+
+
+async def test_keys_open_what_they_may_and_are_forgotten_with_the_tab(
+    locked: Running, browser: Browser
+) -> None:
+    context = await browser.new_context(viewport={"width": DESKTOP[0], "height": DESKTOP[1]})
+    playground = Playground(await context.new_page(), locked, expects_refusals=True)
+    playground.watch()
+    page = playground.page
+
+    async def give(key: str) -> None:
+        await page.get_by_role("button", name="Key").click()
+        await page.get_by_label("API key").fill(key)
+        await page.get_by_role("button", name="Use").click()
+
+    await playground.open()
+    await expect(page.get_by_role("alert")).to_contain_text("Give an API key")
+    await give("an-application")
+    await expect(page.locator(".preview")).to_contain_text("jade@1.0.0")
+    await page.get_by_role("link", name="Adapters", exact=True).click()
+    jade = group(playground, "jade")
+    await jade.get_by_role("button", name="Deactivate jade").click()
+    await expect(jade.get_by_role("alert")).to_contain_text("This needs an operator key.")
+    await give("an-operator")
+    await jade.get_by_role("button", name="Deactivate jade").click()
+    await expect(jade.locator(".state")).to_have_text("Retired")
+    assert "an-operator" not in await page.evaluate("JSON.stringify(localStorage)")
+    assert await page.evaluate("sessionStorage.getItem('steer-playground-key')") == "an-operator"
+    assert not any("an-operator" in request.url for request in playground.requests)
+    other = await context.new_page()
+    await other.goto(f"{locked.url}/playground/")
+    assert await other.evaluate("sessionStorage.getItem('steer-playground-key')") is None
+    await context.close()
+    assert not playground.complaints

@@ -7,7 +7,7 @@ ADAPTERS ?= adapters
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: install serve test check bench postgresql
+.PHONY: install serve test check bench dashboards playground postgresql prometheus chromium
 
 install: .venv/installed-$(EXTRA)
 
@@ -18,7 +18,7 @@ install: .venv/installed-$(EXTRA)
 serve: install
 	$(BIN)/steer-server serve --host $(HOST) --port $(PORT) --adapters $(ADAPTERS) $(ARGS)
 
-test: install postgresql check
+test: install postgresql prometheus chromium check
 	$(BIN)/steer-server model fetch
 	$(BIN)/pytest $(ARGS)
 
@@ -28,9 +28,28 @@ postgresql:
 	{ [ "$$(id -u)" = 0 ] || { echo "please install postgresql, then run this again" >&2; exit 1; }; \
 	apt-get update && apt-get install -y --no-install-recommends postgresql; }
 
+# The tests of alerts and dashboards run it, and promtool beside it.
+prometheus:
+	@command -v prometheus >/dev/null && command -v promtool >/dev/null || \
+	{ [ "$$(id -u)" = 0 ] || { echo "please install prometheus, then run this again" >&2; exit 1; }; \
+	apt-get update && apt-get install -y --no-install-recommends prometheus; }
+
+# The playground's tests drive it.
+chromium:
+	@command -v chromium >/dev/null || \
+	{ [ "$$(id -u)" = 0 ] || { echo "please install chromium, then run this again" >&2; exit 1; }; \
+	apt-get update && apt-get install -y --no-install-recommends chromium fonts-dejavu-core; }
+
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+dashboards: install
+	$(BIN)/python -m deploy.grafana.source
+
+# The page's files in dist/, from its sources; what is built is committed. Needs Node.js 20.19 or later.
+playground:
+	cd steer_server/playground && npm ci --no-audit --no-fund && npm run build
 
 bench: install
 	$(BIN)/steer-server model fetch

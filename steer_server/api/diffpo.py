@@ -18,7 +18,7 @@ from steer_server.api.best_of_n import as_stream, wants_usage
 from steer_server.api.encode import answer_texts
 from steer_server.api.respond import Job, lease_slots, run, whole_body
 from steer_server.api.steered_pair import MAX_FILLING_TOKENS, SAMPLING, Distribution, SteeredPair
-from steer_server.errors import RequestError
+from steer_server.errors import RequestError, UpstreamError
 from steer_server.frozen.diffpo import Search, denoise
 from steer_server.frozen.gaps import VARIANTS
 from steer_server.frozen.outcome import Outcome, Report
@@ -50,10 +50,16 @@ async def diffpo(job: Job) -> Response:
     _check(job)
     has_usage, denoising = wants_usage(job), job.spec.denoising
     pair = await _pair(job, denoising)
-    found = await _drawn(job) if denoising.draft is None else _sent(job, denoising.draft, pair)
-    choice = found["choices"][0]
-    report = await _denoised(job, denoising, pair, choice["message"].get("content") or "")
-    choice["message"]["content"] = report.answer
+    found = _answer(job, denoising.draft or "", pair)
+    (choice,) = found["choices"]
+    if denoising.draft is None:
+        # What an upstream's answer lacks is that of the empty one: a stream is made of all of it.
+        drawn = await _drawn(job)
+        choice |= next(iter(drawn["choices"]), {"message": None})
+        found |= {**drawn, "choices": [choice]}
+    report = await _denoised(job, denoising, pair, _text_of(choice))
+    if report.outcome is Outcome.IMPROVED:
+        choice["message"]["content"] = report.answer
     found["usage"] = _usage(found.get("usage"), pair)
     job.server.metrics.denoising.note(report)
     job.findings = {
@@ -110,8 +116,8 @@ def _are_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
-def _sent(job: Job, draft: str, pair: SteeredPair) -> dict[str, Any]:
-    """The client's draft as an answer."""
+def _answer(job: Job, draft: str, pair: SteeredPair) -> dict[str, Any]:
+    """A draft as an answer that nobody has written yet."""
     message = {"role": "assistant", "content": draft}
     return {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
@@ -129,6 +135,14 @@ async def _drawn(job: Job) -> dict[str, Any]:
     body = {key: value for key, value in job.body.items() if key != "stream_options"}
     answer, held = await run(frozen, {**body, "stream": False})
     return await whole_body(answer, held)
+
+
+def _text_of(choice: dict[str, Any]) -> str:
+    """Raises: UpstreamError when there is no message, or its content is no text."""
+    message = choice["message"]
+    if message is None or not isinstance(message.get("content"), str | None):
+        raise UpstreamError("The model that was to write the draft sent no text.", code="upstream_garbled")
+    return message.get("content") or ""
 
 
 async def _pair(job: Job, denoising: Denoising) -> SteeredPair:

@@ -83,18 +83,17 @@ class SteeredPair:
     async def score(self, answers: Sequence[str]) -> list[ScoredAnswer | None]:
         """Raises: SteerError."""
         texts = await self.job.server.engine.tokenise(answers)
-        fit = [text for text in texts if 0 < len(text.token_ids) <= self.max_answer_tokens]
-        if not fit:
+        are_fit = [0 < len(text.token_ids) <= self.max_answer_tokens for text in texts]
+        if not any(are_fit):
             return [None] * len(texts)
+        read = [text for text, is_fit in zip(texts, are_fit, strict=True) if is_fit]
         steered, reference = await _together(
-            self._logprobs(self.steered, fit), self._logprobs(self.reference, fit)
+            self._logprobs(self.steered, read), self._logprobs(self.reference, read)
         )
-        logprobs = dict(zip(map(id, fit), zip(steered, reference, strict=True), strict=True))
+        found = zip(steered, reference, strict=True)
         return [
-            ScoredAnswer(answer, text.token_ids, text.ends, *logprobs[id(text)])
-            if id(text) in logprobs
-            else None
-            for answer, text in zip(answers, texts, strict=True)
+            ScoredAnswer(answer, text.token_ids, text.ends, *next(found)) if is_fit else None
+            for answer, text, is_fit in zip(answers, texts, are_fit, strict=True)
         ]
 
     async def draw(self, gaps: Sequence[Gap]) -> list[list[str]]:

@@ -97,7 +97,7 @@ async def preset(page: Page) -> None:
 STEERING: dict[str, tuple[Callable[[Page], Awaitable[None]], dict[str, Any]]] = {
     "a second culture": (add_blue, {"cultures": {"amber": 1, "blue": 1}}),
     "the two-ended slider": (blend_two, {"cultures": {"amber": 1, "blue": 0.25}}),
-    "the triangle, by keys": (blend_three, {"cultures": {"amber": 1, "blue": 0.438, "coral": 0.438}}),
+    "the triangle, by keys": (blend_three, {"cultures": {"amber": 1, "blue": 0.437, "coral": 0.437}}),
     "the triangle, by hand": (drag_to_a_corner, {"cultures": {"amber": 0, "blue": 1, "coral": 0}}),
     "a weight": (weigh, {"cultures": {"amber": 0.4}}),
     "an exact weight": (weigh_exactly, {"cultures": {"amber": 0.123}}),

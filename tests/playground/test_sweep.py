@@ -5,18 +5,23 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
 from playwright.async_api import expect
 
 from tests.playground.conftest import QUESTION, Playground
 
 
-async def swept(playground: Playground, axis: str, num_points: int) -> list[dict[str, object]]:
-    """What each point's request steers by."""
+async def swept(
+    playground: Playground, axis: str, num_points: int, ends: tuple[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """What each point's request steers by. Args: ends: other than those of the slider."""
     page = playground.page
     before = len(playground.sent())
     await page.get_by_label("Your message").fill(QUESTION)
     await page.get_by_label("Moves").select_option(label=axis)
+    for label, end in zip(("From", "To"), ends or (), strict=False):
+        await page.get_by_label(label, exact=True).fill(end)
     await page.get_by_label("Points", exact=True).fill(str(num_points))
     await page.get_by_role("button", name="Run the sweep").click()
     await expect(page.get_by_text(f"{num_points} of {num_points} answered")).to_be_visible()
@@ -42,15 +47,13 @@ async def test_a_blend_of_two_is_swept_from_the_one_to_the_other(playground: Pla
     await playground.open("sweep")
     await playground.page.get_by_label("Add a culture").select_option("blue")
     asked = await swept(playground, "Amber → Blue", 11)
-    assert [one["cultures"].get("blue") for one in asked] == [i / 10 for i in range(11)]  # type: ignore[attr-defined]
-    assert [one["cultures"]["amber"] for one in asked] == [round(1 - i / 10, 3) for i in range(11)]  # type: ignore[index]
+    assert [one["cultures"].get("blue") for one in asked] == [i / 10 for i in range(11)]
+    assert [one["cultures"]["amber"] for one in asked] == [round(1 - i / 10, 3) for i in range(11)]
 
 
 async def test_the_range_of_a_sweep_can_be_narrowed(playground: Playground) -> None:
     await playground.open("sweep")
-    await playground.page.get_by_label("From", exact=True).fill("0.5")
-    await playground.page.get_by_label("To", exact=True).fill("1.5")
-    asked = await swept(playground, "Strength", 5)
+    asked = await swept(playground, "Strength", 5, ("0.5", "1.5"))
     assert [one.get("strength", 1) for one in asked] == [0.5, 0.75, 1, 1.25, 1.5]
 
 

@@ -43,7 +43,7 @@ heads: {zeal: 1.0, brevity: 0.0}
 rank: 16
 alpha: 16
 warm_start: {num_steps: 70, learning_rate: 0.015, batch_size: 8, held_out_share: 0.1}
-policy: {num_steps: 16, learning_rate: 0.005, prompts_per_step: 2, group_size: 12, beta: 0.01}
+policy: {num_steps: 16, learning_rate: 0.002, prompts_per_step: 2, group_size: 12, beta: 0.01}
 rewriting: {temperature: 1.0, max_tokens: 8}
 pairs: [{file: pairs.jsonl, reader: rewrites, source: made-up rewrites, licence: none}]
 prompts: [{file: prompts.jsonl, reader: instructions, source: made-up prompts, licence: CC0}]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.support.upstream import Exchange, completion
 from tests.upstream.conftest import World
 
@@ -38,7 +40,7 @@ async def test_a_stream_begins_when_the_answer_is_known(world: World) -> None:
         extra_body={"steering": STEERING}, stream_options={"include_usage": True}
     )
     assert text == whole.choices[0].message.content
-    assert chunks[-1].steering["denoising"]["draft"] == DRAFT and chunks[-2].usage.prompt_tokens == 0
+    assert chunks[-1].steering["denoising"]["draft"] == DRAFT and chunks[-2].usage.prompt_tokens == 1
     assert not any(exchange.body.get("stream") for exchange in world.upstream.received)
 
 
@@ -60,6 +62,22 @@ async def test_an_upstream_that_fails_is_an_error_and_not_an_empty_draft(world: 
     world.upstream.behaviour = writes("well", usage="garbage")
     answer = await world.ask(extra_body={"steering": STEERING})
     assert answer.usage.completion_tokens >= 0
+
+
+@pytest.mark.parametrize("choices", [[], [{"index": 0, "message": {"role": "assistant", "content": 7}}]])
+async def test_an_answer_without_a_text_is_the_upstreams_fault(world: World, choices: Any) -> None:
+    world.upstream.behaviour = writes("", choices=choices)
+    error = await world.refused(extra_body={"steering": STEERING})
+    assert error.status_code == 502 and error.code == "upstream_garbled"
+
+
+async def test_a_stream_is_made_of_an_answer_that_lacks_its_envelope(world: World) -> None:
+    async def bare(exchange: Exchange) -> None:
+        await exchange.reply(200, {"choices": [{"message": {"role": "assistant", "content": DRAFT}}]})
+
+    world.upstream.behaviour = bare
+    text, chunks = await world.stream(extra_body={"steering": STEERING})
+    assert text and chunks[-1].steering["denoising"]["draft"] == DRAFT
 
 
 async def test_a_message_that_the_local_model_cannot_read_is_refused_before_the_upstream_is_asked(

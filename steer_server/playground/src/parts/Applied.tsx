@@ -18,7 +18,7 @@ interface Props {
 export function Applied({ steering, prompt, text, firstTextMs }: Props) {
   return (
     <div class="applied">
-      <h4>{T.applied.heading}</h4>
+      <h2>{T.applied.heading}</h2>
       <AppliedAdapters plan={steering} none={T.applied.none} />
       <Rewritten steering={steering} prompt={prompt} />
       {steering.denoising && <Denoised denoising={steering.denoising} text={text} />}
@@ -58,7 +58,7 @@ export function AppliedAdapters({ plan, none }: { plan: Plan; none: string }) {
       </ul>
       {values.length > 0 && (
         <>
-          <h5>{T.applied.values}</h5>
+          <h3>{T.applied.values}</h3>
           <ul class="bars">
             {values.map(([axis, share]) => (
               <Bar key={axis} name={asName(axis)} value={share} shown={weight(share)} />

@@ -114,7 +114,7 @@ function Ternary({ weights, most, onInput }: Props) {
         cx={point.x}
         cy={point.y}
         r={9}
-        tabIndex={0}
+        tabindex={0}
         role="slider"
         aria-label={`${T.controls.blendOf(ids.map(asName))}. ${T.controls.blendHelp}`}
         aria-valuemin={0}

@@ -38,8 +38,11 @@ export function Code() {
           ))}
         </div>
         <button type="button" onClick={copy}>
-          <span role="status">{isCopied ? T.code.copied : T.code.copy}</span>
+          {isCopied ? T.code.copied : T.code.copy}
         </button>
+        <span class="visually-hidden" role="status">
+          {isCopied && T.code.copied}
+        </span>
       </div>
       {/* Scrolls sideways, so it must be reachable by keyboard. */}
       <pre tabIndex={0} data-testid="code">

@@ -12,7 +12,7 @@ export function Cultures({ catalogue: { cultures, policy } }: { catalogue: Catal
   const set = (next: Weights) => change({ cultures: next });
   return (
     <section>
-      <h3>{T.controls.cultures}</h3>
+      <h2>{T.controls.cultures}</h2>
       {cultures.length === 0 && <p class="note">{T.controls.noCultures}</p>}
       <Blend weights={weights} most={policy.max_weight} onInput={set} />
       {Object.entries(weights).map(([id, weight]) => (

@@ -10,7 +10,7 @@ export function Denoised({ denoising, text }: { denoising: Denoising; text: stri
   const { outcome, reason, loops, changed_share, candidates, draft_scores, answer_scores, draft } = denoising;
   return (
     <div class="denoised">
-      <h5>{T.applied.denoising}</h5>
+      <h3>{T.applied.denoising}</h3>
       <p class="note">
         {T.applied.outcome(outcome)}
         {reason && ` ${T.applied.reason(reason)}`}

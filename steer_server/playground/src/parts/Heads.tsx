@@ -13,7 +13,7 @@ export function Heads({ catalogue: { reward_heads: all } }: { catalogue: Catalog
   };
   return (
     <section>
-      <h3>{T.heads.heading}</h3>
+      <h2>{T.heads.heading}</h2>
       <p class="note">{all.length > 0 ? T.heads.about : T.heads.none}</p>
       <div class="chips">
         {all.map(({ id, description }) => (

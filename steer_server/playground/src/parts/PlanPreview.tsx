@@ -37,7 +37,7 @@ export function PlanPreview() {
   }, [body, isEmpty, known]);
   return (
     <section class="preview" aria-live="polite">
-      <h3>{T.plan.heading}</h3>
+      <h2>{T.plan.heading}</h2>
       {isEmpty ? (
         <p class="note">{T.plan.empty}</p>
       ) : error ? (

@@ -9,7 +9,7 @@ export function Rewritten({ steering: { rewrite, prompt: sent }, prompt }: { ste
   const isChanged = typeof sent === 'string' && sent !== prompt;
   return (
     <div class="rewritten">
-      <h5>{T.applied.rewrite}</h5>
+      <h3>{T.applied.rewrite}</h3>
       <p class="note">
         {T.applied.rewriteStatus(rewrite.status)}
         {rewrite.reason && ` ${T.applied.reason(rewrite.reason)}`}

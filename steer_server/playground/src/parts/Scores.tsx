@@ -9,7 +9,7 @@ export function Scores({ rewards: { scores, cut, heads, candidates } }: { reward
   const [first] = scores;
   return (
     <>
-      <h5>{T.applied.rewards}</h5>
+      <h3>{T.applied.rewards}</h3>
       {first ? (
         <ul class="bars">
           {Object.entries(first).map(([head, { raw, calibrated }]) => (
@@ -28,7 +28,7 @@ export function Scores({ rewards: { scores, cut, heads, candidates } }: { reward
       {cut?.[0] && <p class="note">{T.applied.cut}</p>}
       {candidates && (
         <>
-          <h5>{T.applied.candidates}</h5>
+          <h3>{T.applied.candidates}</h3>
           <ul class="bars">
             {candidates.map(({ aggregate, choice }, i) => (
               <Bar

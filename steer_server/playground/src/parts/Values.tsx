@@ -19,7 +19,7 @@ export function Values({ catalogue: { values, policy } }: { catalogue: Catalogue
   };
   return (
     <section>
-      <h3>{T.controls.values}</h3>
+      <h2>{T.controls.values}</h2>
       <label class="check">
         <input
           type="checkbox"

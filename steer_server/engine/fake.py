@@ -62,8 +62,8 @@ class FakeEngine:
         self.scored: list[ScoringText] = []
         """Every text that was scored."""
         self.answers: dict[str, str] = {}
-        """Prompt, as `read_prompt` gives it -> what is answered in place of the model's own words, and ends by
-        itself. Not in streams."""
+        """Prompt, as `read_prompt` gives it -> what is answered in place of the model's own words, and ends
+        by itself. Not in streams."""
         self.asked: list[tuple[dict[str, Any], SteeringPlan]] = []
         """Every request, and what it ran under."""
         self.max_model_tokens = 2048

@@ -12,7 +12,7 @@ from steer_server.frozen.scored_answer import ScoredAnswer
 
 MAX_LOSS = 0.05
 MIN_GAIN = 0.002
-"""Nats per token. The same text's score differs by about this much from batch to batch in bf16."""
+"""Nats per token: less is taken for rounding, which in bf16 depends on what else is in the batch."""
 
 
 class Verdict(StrEnum):

@@ -72,7 +72,7 @@ steer_upstream_breaker_state{upstream}      0 closed, 1 half open, 2 open: reque
 Denoising, method diffpo
 steer_denoising_answers_total{outcome}      `improved`, or why the draft was given back
 steer_denoising_loops                       loops of one answer, the last of which may have changed nothing
-steer_denoising_changed_share               share of the draft's tokens that were changed, where any were
+steer_denoising_changed_ratio               share of the draft's tokens that were changed, where any were
 
 Reward heads
 steer_reward_score{head,origin}             calibrated scores; of answers given here (`answer`: every choice

@@ -22,7 +22,7 @@ class DenoisingMetrics:
             registry=registry,
         )
         self.changed_share = Histogram(
-            "steer_denoising_changed_share",
+            "steer_denoising_changed_ratio",
             "Share of the draft's tokens that were changed, of answers that were.",
             buckets=[step / 10 for step in range(1, 11)],
             registry=registry,

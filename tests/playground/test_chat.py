@@ -188,6 +188,7 @@ async def test_on_a_phone_everything_is_reached_without_scrolling_sideways(playg
     assert steered["steering"]["cultures"] == {"amber": 1, "blue": 1}
     for part in ("chat", "sweep", "adapters"):
         await playground.open(part)
+        await page.wait_for_load_state("networkidle")
         assert await page.evaluate("document.documentElement.scrollWidth") <= PHONE[0], part
 
 

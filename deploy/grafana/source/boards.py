@@ -226,7 +226,7 @@ def latency() -> Dashboard:
             "Changed by denoising",
             "Mean share of a draft's tokens, where any were.",
             "percentunit",
-            mean=mean("steer_denoising_changed_share"),
+            mean=mean("steer_denoising_changed_ratio"),
         ),
     ]
     return board(

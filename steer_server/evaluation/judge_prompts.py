@@ -1,12 +1,13 @@
-"""Prompts that fit a judge and that nothing was trained on: neither the judge, nor heads, nor value axes.
+"""Prompts that fit a judge and that nothing was trained on: neither the judge, nor heads, axes or prompters.
 
 helpful       instructions of AlpacaEval; 91 of the 119 prompts of PandaLM's test set are among them, so what
               was trained on is left out by its words
 other judges  prompts of the judge's own sources that lie in the test part of its draw
 
-What value axes were trained on follows from the recipes beside the shipped adapters. Not covered: the pairs
-that a value axis and a judge have both learnt from. The axes' split is another draw than the heads', so an
-axis may have learnt from the same people's choices as its judge, on prompts that are not asked here.
+What value axes and prompters were trained on follows from the recipes beside the shipped adapters. Not
+covered: the pairs that a value axis and a judge have both learnt from. The axes' split is another draw than
+the heads', so an axis may have learnt from the same people's choices as its judge, on prompts that are not
+asked here.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,8 @@ from pydantic import ValidationError
 
 from steer_server.errors import EvaluationError, TrainingError
 from steer_server.evaluation.judges import RECIPE, Judge
+from steer_server.training.align_pro_data import read_align_pro_data, same_prompt
+from steer_server.training.align_pro_recipe import AlignProRecipe
 from steer_server.training.panacea_recipe import PanaceaRecipe
 from steer_server.training.preference_data import axis_split
 from steer_server.training.reward_data import Row, assign_parts, read_rows
@@ -76,8 +78,8 @@ def prompts_for(judge: Judge, data: Path, shipped: Path, limit: int, seed: int) 
     else:
         source = f"test part of {', '.join(judge.recipe['head']['sources'])}"
         found = {row.unit: row.messages for row in reversed(rows) if parts[row.unit] == "test"}
-    seen_words = set(map(_words, seen))
-    kept = [unit for unit in _shuffled(found, seed) if _words(unit) not in seen_words]
+    seen_words = set(map(same_prompt, seen))
+    kept = [unit for unit in _shuffled(found, seed) if same_prompt(unit) not in seen_words]
     if not kept:
         raise EvaluationError(f"judge {judge.name}: no prompt of {source} is left that was not trained on")
     chosen = kept[:limit] if limit else kept
@@ -87,7 +89,7 @@ def prompts_for(judge: Judge, data: Path, shipped: Path, limit: int, seed: int) 
 
 
 def trained_units(shipped: Path, data: Path) -> set[str]:
-    """Prompts that the shipped value axes were trained on.
+    """Prompts that the shipped value axes and prompters were trained on.
 
     Raises: EvaluationError for a recipe that cannot be read, TrainingError for its data.
     """
@@ -97,17 +99,27 @@ def trained_units(shipped: Path, data: Path) -> set[str]:
         # A pareto-expert was not trained itself; it says what its anchors were trained with.
         for part in (document, *document.get("anchors", [])):
             written = part.get("recipe")
-            if not isinstance(written, dict) or "axes" not in written:
+            if not isinstance(written, dict):
                 continue
             try:
-                recipe = PanaceaRecipe.model_validate(written)
+                if "axes" in written:
+                    units |= _of_axes(PanaceaRecipe.model_validate(written), data)
+                elif "warm_start" in written:
+                    units |= _of_prompter(AlignProRecipe.model_validate(written), data)
             except ValidationError as error:
                 raise EvaluationError(
                     f"{path.parent.name}/{RECIPE} does not say what it was trained on: {error}"
                 ) from error
-            for axis in recipe.axes:
-                units |= {pair.unit for pair in axis_split(recipe, axis.axis, data)[0]}
     return units
+
+
+def _of_axes(recipe: PanaceaRecipe, data: Path) -> set[str]:
+    return {pair.unit for axis in recipe.axes for pair in axis_split(recipe, axis.axis, data)[0]}
+
+
+def _of_prompter(recipe: AlignProRecipe, data: Path) -> set[str]:
+    parts = read_align_pro_data(recipe, data)
+    return {*parts.prompts, *(pair.prompt for pair in parts.pairs)}
 
 
 def _parts(judge: Judge, data: Path) -> tuple[dict[str, str], list[Row]]:
@@ -141,8 +153,3 @@ def _instructions(path: Path) -> list[str]:
 def _shuffled(units: Iterable[str], seed: int) -> list[str]:
     """By hash, so that a prompt more or less changes nothing about the others."""
     return sorted(units, key=lambda unit: hashlib.sha256(f"{seed}:{unit}".encode()).digest())
-
-
-def _words(text: str) -> str:
-    """The text's words alone: copies of a prompt differ in case, space and punctuation."""
-    return re.sub(r"\W+", " ", text.casefold()).strip()

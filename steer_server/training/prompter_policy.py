@@ -3,8 +3,7 @@
 A second, frozen LoRA is the warm start, which policy optimisation is held to. The policy is
 `ρ(token | before) = softmax(z / temperature)` of the logits z, in sampling and in every log-probability. It
 is sampled here and not by the server: so every rewrite comes from the weights that its gradient is of, no
-adapter need be pushed at every step, and a prompt is read once for its whole group. On two cores that costs
-about what the server's engine would.
+adapter need be pushed at every step, and a prompt is read once for its whole group.
 """
 
 from __future__ import annotations

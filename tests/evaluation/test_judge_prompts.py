@@ -8,6 +8,8 @@ import pytest
 from steer_server.errors import EvaluationError
 from steer_server.evaluation.judge_prompts import prompts_for, trained_units
 from steer_server.evaluation.judges import RECIPE, Judge, read_judges
+from steer_server.training.align_pro_data import read_align_pro_data
+from steer_server.training.align_pro_recipe import AlignProRecipe
 from steer_server.training.panacea_recipe import PanaceaRecipe
 from steer_server.training.preference_data import axis_split
 from steer_server.training.reward_data import assign_parts, read_rows
@@ -65,6 +67,27 @@ def test_what_value_axes_were_trained_on_is_left_out_too(place: JudgesPlace, tmp
     (tmp_path / "values" / RECIPE).write_text(json.dumps({"recipe": {**AXES, "new_key": 1}}))
     with pytest.raises(EvaluationError, match=r"values/recipe\.json does not say what it was trained on"):
         prompts_for(judge, place.data, tmp_path, 0, seed=5)
+
+
+def test_what_a_prompter_was_trained_on_is_left_out_too(tmp_path: Path) -> None:
+    for name, key, count in (("pairs", "final_input", 10), ("prompts", "instruction", 60)):
+        rows = [{key: f"{name} {i}", "final_output": "x", "reference": "x"} for i in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"source": "made-up", "licence": "none"}
+    recipe = AlignProRecipe(
+        name="rewriter",
+        prompter="better",
+        heads={"helpful": 1.0},
+        pairs=[{"file": "pairs.jsonl", "reader": "rewrites", **source}],
+        prompts=[{"file": "prompts.jsonl", "reader": "instructions", **source}],
+    )
+    (tmp_path / "rewriter").mkdir()
+    written = {"recipe": recipe.model_dump(mode="json"), "scores": {}}
+    (tmp_path / "rewriter" / RECIPE).write_text(json.dumps(written))
+    known = trained_units(tmp_path, tmp_path)
+    parts = read_align_pro_data(recipe, tmp_path)
+    assert known == {*parts.prompts, *(pair.prompt for pair in parts.pairs)}
+    assert parts.held_out and not known & set(parts.held_out)
 
 
 def test_a_limit_takes_the_first_of_an_order_that_follows_from_the_seed(place: JudgesPlace) -> None:

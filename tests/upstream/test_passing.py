@@ -93,7 +93,8 @@ async def test_steering_that_needs_weights_is_refused_and_the_methods_that_work_
         error = await world.refused(**where)
         assert error.status_code == 400 and error.code == "method_unavailable"
         assert str(error.param).endswith("teering.method")
-        assert "`model` 'up/big'" in error.message and "Methods that do: align_pro, diffpo, none" in error.message
+        assert "`model` 'up/big'" in error.message
+        assert "Methods that do: align_pro, diffpo, none" in error.message
     async with world.server.http() as http:
         planned = await http.post("/v1/steering/plan", json={"model": "up/big", "steering": steering})
     assert planned.status_code == 400 and planned.json()["error"]["param"] == "steering.method"

@@ -76,7 +76,11 @@ function optionsFor(props: Props, element: HTMLElement): uPlot.Options {
     height: props.height,
     cursor: { y: false, drag: { x: false, y: false } },
     legend: { show: !isTime, live: false },
-    scales: { x: { time: isTime }, y: yRange ? { range: yRange } : {} },
+    padding: [null, 20, null, null],
+    scales: {
+      x: isTime ? { time: true, range: atLeastAMinute } : { time: false },
+      y: yRange ? { range: yRange } : {},
+    },
     axes: [
       { ...axis, ...(isTime ? { values: clockTimes, space: 90 } : { label: props.xLabel, labelSize: 20 }) },
       { ...axis, size: 64, values: (_, ticks) => ticks.map(yShown) },
@@ -95,6 +99,11 @@ function optionsFor(props: Props, element: HTMLElement): uPlot.Options {
       }),
     ],
   };
+}
+
+/** The newest on the right, however little there is to its left. */
+function atLeastAMinute(_: uPlot, from: number, to: number): [number, number] {
+  return [Math.min(from, to - 60), to];
 }
 
 function clockTimes(_: uPlot, seconds: number[]): string[] {

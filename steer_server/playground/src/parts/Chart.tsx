@@ -94,7 +94,8 @@ function optionsFor(props: Props, element: HTMLElement): uPlot.Options {
           stroke,
           width: 2,
           ...(line.isDashed ? { dash: [5, 4] } : {}),
-          points: { ...(isTime ? {} : { show: true }), size: 6, stroke, fill: stroke },
+          // Also in time: after a quiet while, one look alone would be no line.
+          points: { show: true, size: isTime ? 3 : 6, stroke, fill: stroke },
         };
       }),
     ],

@@ -36,8 +36,10 @@ SAMPLING = (
     "cache_salt",
 )
 """Fields of a chat request that mean the same for the text that fills a gap."""
-SENTENCE_STOPS = (". ", "! ", "? ", "… ", "\n", "。", "！", "？")
-"""Without the space, 3.14 would end a sentence; it costs one token more."""
+SENTENCE_STOPS = (". ", "! ", "? ", "\n")
+"""Where drawing may end: four, which is all that vLLM takes. What goes on behind another end of a sentence
+is cut there later. Without the space, 3.14 would end a sentence; it costs one token more."""
+FULL_WIDTH_STOPS = ("。", "！", "？", "\n")
 MAX_FILLING_TOKENS = 64
 LONGER = 1.5
 """A filling may have this many times the tokens of what it replaces."""
@@ -105,7 +107,7 @@ class SteeredPair:
             "prompt": [[*self.proposal.prompt, *text.token_ids] for text in kept],
             "n": self.num_candidates,
             "max_tokens": min(math.ceil(LONGER * longest) + 4, MAX_FILLING_TOKENS),
-            "stop": list(SENTENCE_STOPS),
+            "stop": _stops(gaps[0].text),
             "include_stop_str_in_output": True,
         }
         choices = await self._ask(self.proposal, body)
@@ -155,6 +157,12 @@ class SteeredPair:
         self.forward.prefilled += found["usage"]["prompt_tokens"]
         self.forward.generated += found["usage"]["completion_tokens"]
         return sorted(found["choices"], key=lambda choice: int(choice["index"]))
+
+
+def _stops(text: str) -> list[str]:
+    """As the text itself ends its sentences."""
+    is_full_width = any(mark in text for mark in FULL_WIDTH_STOPS[:3])
+    return list(FULL_WIDTH_STOPS if is_full_width else SENTENCE_STOPS)
 
 
 async def _together(*works: Coroutine[Any, Any, list[list[float]]]) -> list[list[list[float]]]:

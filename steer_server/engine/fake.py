@@ -38,6 +38,8 @@ WORDS = [f"w{i:02d}" if i < 56 else f"w{i:02d}." for i in range(64)]
 FIRST_CHAT_ID = 1 << 20
 """Token ids from here on stand for the prompts of chats."""
 UNKNOWN_LOGPROB = -9.0
+MAX_STOPS = 4
+"""As in vLLM."""
 RANK = 8
 
 
@@ -263,11 +265,14 @@ class FakeRun:
 
 
 def check_body(route: Route, body: Mapping[str, Any], served_name: str) -> None:
-    """Raises: EngineRefusal for another model, and for a prompt that is missing."""
+    """Raises: EngineRefusal for another model, a prompt that is missing, too many stops."""
     key = "messages" if route == "chat" else "prompt"
     if body.get("model") not in (None, served_name):
         error = {"message": "The model does not exist.", "type": "NotFoundError", "param": "model"}
         raise EngineRefusal({"error": {**error, "code": 404}}, 404)
     if not body.get(key):
         error = {"message": f"Field required: {key}", "type": "BadRequestError", "param": key}
+        raise EngineRefusal({"error": {**error, "code": 400}}, 400)
+    if isinstance(stops := body.get("stop"), list) and len(stops) > MAX_STOPS:
+        error = {"message": f"At most {MAX_STOPS} stops", "type": "BadRequestError", "param": "stop"}
         raise EngineRefusal({"error": {**error, "code": 400}}, 400)

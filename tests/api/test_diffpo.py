@@ -205,7 +205,7 @@ async def test_no_answer_is_longer_than_the_client_wants(fake: Running) -> None:
 
 async def test_no_candidate_has_the_clients_stop_in_it(fake: Running) -> None:
     plain = text_of(await ask(fake))
-    changed = [word for word in plain.split() if word not in DRAFT]
+    changed = [word for word in plain.split() if word not in DRAFT][:4]
     answer = await ask(fake, stop=changed)
     assert changed and not any(word in text_of(answer) for word in changed)
 

@@ -17,13 +17,15 @@ pytestmark = pytest.mark.engine
 
 
 async def test_bad_packages_leave_the_real_server_as_it_was(
-    vllm: Running, builtin: BaseModel, tmp_path: Path
+    vllm_float32: Running, builtin: BaseModel, tmp_path: Path
 ) -> None:
+    # In bf16 a near-tie may fall the other way when the prompt's beginning comes from the cache.
+    server = vllm_float32
     keys = make_keys(tmp_path / "keys")
     good = good_package(tmp_path / "good", "good", builtin)
-    before = (await applied(vllm, "african"), await stored(vllm), await get(vllm, "/v1/adapters"))
+    before = (await applied(server, "african"), await stored(server), await get(server, "/v1/adapters"))
     num_sent = 0
-    async with vllm.http() as http:
+    async with server.http() as http:
         for number, bad in enumerate(BAD_PACKAGES):
             if bad.limits or bad.policy is not SignaturePolicy.OFF:
                 continue
@@ -35,5 +37,5 @@ async def test_bad_packages_leave_the_real_server_as_it_was(
             assert refused(sent, 400, "adapter_refused")["reason"] == bad.reason, bad.name
             num_sent += 1
     assert num_sent >= 40
-    after = (await applied(vllm, "african"), await stored(vllm), await get(vllm, "/v1/adapters"))
+    after = (await applied(server, "african"), await stored(server), await get(server, "/v1/adapters"))
     assert after == before

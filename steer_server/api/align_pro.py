@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from steer_server.api.key_guard import caller_of
 from steer_server.api.keys import Caller
-from steer_server.api.respond import Job, respond, run, started_now, whole_body
+from steer_server.api.respond import Job, respond, run_whole, started_now
 from steer_server.catalogue.snapshot import Catalogue
 from steer_server.errors import DeniedError, RequestError
 from steer_server.frozen.rewriting import Rewrite, Written
@@ -81,7 +81,7 @@ async def _write(job: Job, body: Mapping[str, Any]) -> Written:
         started_now(),
         None,
     )
-    found = await whole_body(*await run(asking, asking.body))
+    found = await run_whole(asking, asking.body)
     (choice,) = found["choices"]
     return Written(choice["message"]["content"] or "", choice["finish_reason"] == "stop")
 

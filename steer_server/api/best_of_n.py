@@ -13,7 +13,7 @@ from typing import Any
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from steer_server.api.encode import DONE, answer_texts, steering_object
-from steer_server.api.respond import Job, run, whole_body
+from steer_server.api.respond import Job, run_whole
 from steer_server.errors import RequestError
 from steer_server.steering.scoring import aggregate, best_first, head_shares
 
@@ -22,9 +22,7 @@ async def best_of_n(job: Job) -> Response:
     """The response: the client's `n` best of `options.n` candidates, the best first."""
     assert job.spec is not None
     num_wanted, has_usage = _num_wanted(job), wants_usage(job)
-    body = {key: value for key, value in job.body.items() if key != "stream_options"}
-    answer, held = await run(job, {**body, "n": job.spec.candidates, "stream": False})
-    found = await whole_body(answer, held)
+    found = await run_whole(job, {**job.body, "n": job.spec.candidates})
     candidates = sorted(found["choices"], key=lambda choice: choice["index"])
     scores = await job.score(answer_texts({"choices": candidates}))
     shares = head_shares(job.spec)

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from steer_server.api.best_of_n import as_stream, wants_usage
 from steer_server.api.encode import answer_texts
-from steer_server.api.respond import Job, lease_slots, run, whole_body
+from steer_server.api.respond import Job, lease_slots, run_whole
 from steer_server.api.steered_pair import MAX_FILLING_TOKENS, SAMPLING, Distribution, SteeredPair
 from steer_server.errors import RequestError, UpstreamError
 from steer_server.frozen.diffpo import Search, denoise
@@ -132,9 +132,7 @@ def _answer(job: Job, draft: str, pair: SteeredPair) -> dict[str, Any]:
 async def _drawn(job: Job) -> dict[str, Any]:
     """The answer of the model that was asked, as it is. Raises: SteerError."""
     frozen = replace(job, answer_plan=SteeringPlan(job.plan.method))
-    body = {key: value for key, value in job.body.items() if key != "stream_options"}
-    answer, held = await run(frozen, {**body, "stream": False})
-    return await whole_body(answer, held)
+    return await run_whole(frozen, job.body)
 
 
 def _text_of(choice: dict[str, Any]) -> str:

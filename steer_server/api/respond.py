@@ -199,6 +199,13 @@ async def run(job: Job, body: dict[str, Any], *, is_leased: bool = False) -> tup
         raise
 
 
+async def run_whole(job: Job, body: Mapping[str, Any], *, is_leased: bool = False) -> dict[str, Any]:
+    """The body of the engine's answer to `body`, which is no stream whatever the client asked for; nothing is
+    held any more. Raises: SteerError; args as `run`."""
+    asked = {key: value for key, value in body.items() if key != "stream_options"}
+    return await whole_body(*await run(job, {**asked, "stream": False}, is_leased=is_leased))
+
+
 async def whole_body(answer: Answer, held: Held) -> dict[str, Any]:
     """The body of an answer that is no stream; nothing is held any more. Raises: AbortedError."""
     await asyncio.shield(held.give_back())

@@ -12,7 +12,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from steer_server.api.respond import Job, run, whole_body
+from steer_server.api.respond import Job, run_whole
 from steer_server.engine.base import TokenisedText
 from steer_server.errors import EngineError
 from steer_server.frozen.gaps import Gap
@@ -152,8 +152,7 @@ class SteeredPair:
     async def _ask(self, distribution: Distribution, body: dict[str, Any]) -> list[dict[str, Any]]:
         """The choices of the engine's answer, in order."""
         asking = replace(self.job, answer_plan=distribution.plan)
-        answer, held = await run(asking, {"model": self.job.body.get("model"), **body}, is_leased=True)
-        found = await whole_body(answer, held)
+        found = await run_whole(asking, {"model": self.job.body.get("model"), **body}, is_leased=True)
         self.forward.prefilled += found["usage"]["prompt_tokens"]
         self.forward.generated += found["usage"]["completion_tokens"]
         return sorted(found["choices"], key=lambda choice: int(choice["index"]))

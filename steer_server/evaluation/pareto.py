@@ -97,7 +97,7 @@ async def run_pareto(
             f"for {cost['settings']} settings of {len(plan.pairs)} pairs of axes",
             file=sys.stderr,
         )
-        log_probs = await _ask(pairs, plan, encoded, cost["requests"])
+        log_probs = await _ask(pairs, plan, encoded, cost["requests"], training.per_token)
         try:
             beta = {axis: recipe.axis(axis).beta for axis in plan.axes}
             scores = ParetoScores(plan, beta, log_probs, training.seed)
@@ -112,6 +112,7 @@ async def run_pareto(
                 "held_out_share": training.held_out_share,
                 "max_prompt_tokens": training.max_prompt_tokens,
                 "max_answer_tokens": training.max_answer_tokens,
+                "per_token": training.per_token,
                 "axes": {
                     axis: {
                         "beta": beta[axis],
@@ -172,6 +173,7 @@ async def _ask(
     plan: Plan,
     encoded: Mapping[str, Sequence[EncodedPair | None]],
     num_requests: int,
+    per_token: bool,
 ) -> dict[tuple[Setting, str], Shares]:
     """As `pareto_scores.LogProbs`."""
     log_probs = {(setting, axis): np.full((len(encoded[axis]), 2), np.nan) for setting, axis in plan.cells()}
@@ -179,7 +181,8 @@ async def _ask(
     async def ask(item: tuple[Setting, str, int, EncodedPair]) -> None:
         setting, axis, i, pair = item
         with contextlib.suppress(RequestFailed):  # Recorded; the pair is left out of every sweep, counted.
-            log_probs[setting, axis][i] = await pairs.log_probs(setting, pair)
+            lengths = np.array([len(pair.chosen), len(pair.rejected)] if per_token else [1, 1])
+            log_probs[setting, axis][i] = np.array(await pairs.log_probs(setting, pair)) / lengths
         progress.advance()
 
     items = [

@@ -13,8 +13,8 @@ MARKS = {"panacea": "o-", "soup": "s--", "prompt": "^:"}
 INTRODUCTION = (
     "Each axis has held-out preference pairs. Its objective J is the mean over them of σ(β Δ), where Δ is "
     "how much more than the base model the server prefers the chosen answer to the rejected one, in nats of "
-    "log-probability, and β the axis' own in the recipe. The base model is 0.5; higher is better. A sweep "
-    "weighs two axes from one alone to the other alone.\n\n"
+    "log-probability (per token if the recipe says so), and β the axis' own in the recipe. The base model is "
+    "0.5; higher is better. A sweep weighs two axes from one alone to the other alone.\n\n"
     "The hypervolume is the area that a sweep dominates above (0.5, 0.5), the base model; the inner product "
     "is the mean over the sweep of Σ λ_i J_i, what each is worth to the one who asks for it. Larger is "
     "better. Sparsity is the mean squared step between neighbours and spacing the standard deviation of "

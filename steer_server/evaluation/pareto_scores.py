@@ -5,6 +5,8 @@ For axis i with the recipe's β_i, over its held-out preference pairs (chosen w,
     Δ   = (log π(w) - log π(l)) - (log π_base(w) - log π_base(l))      nats
     J_i = mean σ(β_i Δ)                                                0..1; 0.5 for the base model; up
 
+where log π is per token if the adapter was trained so.
+
 A preference pair that failed under one setting is left out under all, and counted.
 """
 
@@ -37,7 +39,8 @@ MIN_SPEARMAN = 0.95
 NUM_RESAMPLES = 1000
 
 LogProbs = Mapping[tuple[Setting, str], Shares]
-"""(setting, axis) -> log-probabilities of (chosen, rejected) in nats, `[P, 2]`; NaN: failed."""
+"""(setting, axis) -> log-probabilities of (chosen, rejected) in nats, per token if the recipe says so,
+`[P, 2]`; NaN: failed."""
 
 
 def objective_terms(log_probs_P_2: Shares, base_P_2: Shares, beta: float) -> Shares:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from steer_server.evaluation.report import provenance
+from steer_server.training.card import bullets, origin
 
 if TYPE_CHECKING:
     from steer_server.training.align_pro_recipe import AlignProRecipe
@@ -13,8 +12,7 @@ if TYPE_CHECKING:
 
 def align_pro_card(recipe: AlignProRecipe, scores: dict[str, Any]) -> str:
     """Markdown with every number of `scores`."""
-    made = provenance()
-    hardware, policy, ways = made["hardware"], recipe.policy, scores["held_out"]["ways"]
+    policy, ways = recipe.policy, scores["held_out"]["ways"]
     served = scores["served"]
     heads = ", ".join(f"{served['heads'][head]} (weight {weight:g})" for head, weight in recipe.heads.items())
     return f"""# {recipe.name}
@@ -30,16 +28,7 @@ own rewrites by the reward of the answers, less {policy.beta:g} per nat of diver
 Rewarded: {heads}, of answers of `{served["model"]}` to the user's own prompt, calibrated, 0 to 1. A rewrite
 that fails the checks it is served with earns {policy.failure_reward:g} and is replaced by the prompt below.
 
-`recipe.json` has all settings. Made by `{made["command"]}`
-at commit {made["commit"]} in {scores["training_seconds"]} s on {hardware["processor"]},
-{hardware["cores"]} cores.
-No row of the data is in this folder.
-
-Data:
-
-{_list(f"{source.source} ({source.licence})" for source in recipe.data_sources)}
-
-Licence: {recipe.licence or "not stated"}.
+{origin(scores["training_seconds"], recipe.data_sources, recipe.licence)}
 
 Pairs: {scores["pairs_trained"]} trained on, {scores["pairs_held_out"]} held out by prompt,
 {scores["pairs_left_out"]} left out as too long or as not passing the checks.{_warm_start(scores)}
@@ -69,16 +58,12 @@ Rewards of sampled rewrites of training prompts, over equal parts of the steps:
 
 ## Known failures
 
-{_list(recipe.known_failures)}
+{bullets(recipe.known_failures)}
 - The checks read words: what is kept of a prompt may still mean something else, and what is added is not
   looked at.
 - It was trained with one frozen model's answers; another model may answer its rewrites worse than the prompt.
 - It rewrites the last message alone and knows nothing of the turns before it.
 """
-
-
-def _list(items: Iterable[str]) -> str:
-    return "\n".join(f"- {item}" for item in items)
 
 
 def _warm_start(scores: dict[str, Any]) -> str:

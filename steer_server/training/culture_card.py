@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from steer_server.evaluation.report import provenance
+from steer_server.training.card import origin
 
 if TYPE_CHECKING:
     from steer_server.training.culture_recipe import CultureRecipe, RecipeFile
@@ -12,30 +12,18 @@ if TYPE_CHECKING:
 
 def culture_card(recipe: CultureRecipe, file: RecipeFile, scores: dict[str, Any]) -> str:
     """Markdown. `scores` are in bits of Jensen-Shannon divergence, lower is better."""
-    made = provenance()
-    sources = "\n".join(f"- {source.source} ({source.licence})" for source in file.sources) or "- not stated"
     start = (
         f"It starts from a LoRA that was trained for {file.start.num_steps} steps on all countries together. "
         if file.start
         else ""
     )
-    hardware = made["hardware"]
     return f"""# {recipe.culture}
 
 {recipe.description}
 
 Countries: {", ".join(recipe.countries)}, each counting the same. LoRA of rank {recipe.rank} on all
 linear layers, {recipe.num_steps} steps of {recipe.batch_size} questions on people's answer shares.
-{start}`recipe.json` has all settings. Made by `{made["command"]}`
-at commit {made["commit"]} in {scores["training_seconds"]} s on {hardware["processor"]},
-{hardware["cores"]} cores.
-No row of the data is in this folder.
-
-Data:
-
-{sources}
-
-Licence: {file.licence or "not stated"}.
+{start}{origin(scores["training_seconds"], file.sources, file.licence)}
 
 Mean Jensen-Shannon divergence in bits from people's answers (the mean of the countries), lower is better,
 on {scores["questions_held_out"]} questions that were not trained on. Uniform answers, which need no model:

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from steer_server.evaluation.report import provenance
+from steer_server.training.card import bullets, origin
 
 if TYPE_CHECKING:
-    from steer_server.training.panacea_recipe import PanaceaRecipe
+    from steer_server.training.panacea_recipe import PanaceaRecipe, Training
 
 AGGREGATES = {"linear": "Σ λ_i L_i", "tchebycheff": "max_i λ_i (L_i - z_i)"}
 
 
 def panacea_card(recipe: PanaceaRecipe, scores: dict[str, Any]) -> str:
-    """Markdown. Accuracies are shares of held-out pairs, higher is better."""
-    made, training = provenance(), recipe.training
-    hardware = made["hardware"]
+    """Markdown. All scores are of held-out pairs, higher is better."""
+    training = recipe.training
     axes = [axis.axis for axis in recipe.axes]
     num_axes = len(axes)
     axis_lines = [
@@ -39,22 +38,13 @@ An SVD-LoRA on all linear layers with {training.num_shared_ranks} shared ranks, 
 {training.num_steps} steps that each draw a λ, on DPO with the aggregate
 `{AGGREGATES[training.aggregation]}` ({training.aggregation}).
 
-{_list(axis_lines)}
+{bullets(axis_lines)}
 
-`recipe.json` has all settings. Made by `{made["command"]}`
-at commit {made["commit"]} in {scores["training_seconds"]} s on {hardware["processor"]},
-{hardware["cores"]} cores.
-No row of the data is in this folder.
-
-Data:
-
-{_list(f"{source.source} ({source.licence})" for source in recipe.data_sources)}
-
-Licence: {recipe.licence or "not stated"}.
+{origin(scores["training_seconds"], recipe.data_sources, recipe.licence)}
 
 Pairs, split by prompt: {pairs}.
 
-## Accuracy on held-out pairs
+## Held-out pairs
 
 A row is a preference vector, a column the axis whose pairs are asked. Measured before rounding to bf16, texts
 cut to {training.max_prompt_tokens} prompt and {training.max_answer_tokens} answer tokens.
@@ -64,8 +54,12 @@ preferred answer over the other's rose; the base model is 0.5 by definition):
 
 {_matrix(scores["settings"], axes, "log_ratio")}
 
-Share of pairs where the model finds the preferred answer more probable than the other, whole texts (longer
-ones are less probable whatever they say):
+The same, counting how far each pair moved: mean of σ(βΔ), Δ being how much the log-probability of the
+preferred answer{" per token" if training.per_token else ""} rose over the other's (the base model is 0.5):
+
+{_matrix(scores["settings"], axes, "objective")}
+
+Share of pairs where the model finds the preferred answer more probable than the other, {_unit(training)}:
 
 {_matrix(scores["settings"], axes, "likelihood")}
 
@@ -74,7 +68,7 @@ pairs the standard error of a share near one half is {0.5 / fewest**0.5:.2f}.
 
 ## Known failures
 
-{_list(f"**{axis.axis}**: {axis.known_failures}" for axis in recipe.axes if axis.known_failures)}
+{bullets(f"**{axis.axis}**: {axis.known_failures}" for axis in recipe.axes if axis.known_failures)}
 - A loader that does not know gates opens the folder with every axis at full strength at once, which no
   preference vector asks for and no training step saw.
 - No pair was judged on two axes: how axes trade against each other on one prompt was not learnt from people.
@@ -82,8 +76,10 @@ pairs the standard error of a share near one half is {0.5 / fewest**0.5:.2f}.
 """
 
 
-def _list(items: Any) -> str:
-    return "\n".join(f"- {item}" for item in items)
+def _unit(training: Training) -> str:
+    if training.per_token:
+        return "per token"
+    return "as a whole (longer ones are less probable whatever they say)"
 
 
 def _span(ranks: range) -> str:

@@ -27,7 +27,7 @@ class AxisRecipe(Strict):
     reversed_sources: tuple[str, ...] = ()
     """Sources whose rejected answers are this axis' chosen ones."""
     beta: Positive = 0.1
-    """β of the DPO loss: larger keeps log-probabilities closer to the base model's."""
+    """β of the DPO loss, per nat of Δ: larger keeps log-probabilities closer to the base model's."""
     ideal: float = 0.0
     """z of the Tchebycheff aggregation: the loss that this axis could reach at best."""
     known_failures: str = ""
@@ -53,6 +53,9 @@ class Training(Strict):
     axes_per_step: Annotated[int, Field(ge=0)] = 2
     """Minibatches per step, their axes drawn in proportion to what they count (λ if nothing is held). 0: one
     of every axis that counts, as Tchebycheff needs and does whatever is written here."""
+    per_token: bool = False
+    """Δ is of log-probabilities per token, so that an answer's length neither counts nor adds noise; whole
+    answers' otherwise, which is DPO's own."""
     sft_weight: Annotated[float, Field(ge=0)] = 0.1
     """Weight of the chosen answers' mean negative log-likelihood per token."""
     vertex_share: Share = 0.25

@@ -11,6 +11,7 @@ The Tchebycheff aggregate is of minibatch losses, whose maximum lies above the m
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ import torch
 
 from steer_server.catalogue.manifest import file_sha256
 from steer_server.progress import Progress
-from steer_server.training.answers import answer_log_probs, position_logits
+from steer_server.training.answers import Batch, answer_log_probs, position_logits
 from steer_server.training.loop import LoopConfig, fingerprint, train
 from steer_server.training.panacea_recipe import PanaceaRecipe
 from steer_server.training.preference_data import PairSampler, PreferencePair, axis_split, spread
@@ -32,6 +33,7 @@ from steer_server.training.preference_loss import (
     hardest_axis,
     held_certainty,
     margins,
+    per_token,
     pull,
     sample_preference,
     sft_loss,
@@ -42,7 +44,7 @@ PAIRS_PER_SCORING_BATCH = 4
 """The LM head's float32 outputs for four pairs are some hundred megabytes."""
 
 LogProbs = tuple[float, float]
-"""Of (chosen, rejected)."""
+"""Of (chosen, rejected); per token if the recipe says so."""
 
 
 class PanaceaTrainer:
@@ -161,10 +163,16 @@ class PanaceaTrainer:
         reference = torch.tensor([self.reference[pair] for pair in pairs], device=self.device)
         certainty = torch.tensor([pair.certainty for pair in pairs], device=self.device)
         certainty = held_certainty(certainty, weight, hold)
-        loss = dpo_loss(margins(log_probs, reference), certainty, self.recipe.axes[axis].beta)
+        loss = dpo_loss(
+            margins(self._compared(log_probs, batch), reference), certainty, self.recipe.axes[axis].beta
+        )
         if (sft_weight := self.recipe.training.sft_weight * weight / pull(weight, hold)) > 0:
             loss = loss + sft_weight * sft_loss(log_probs, batch)
         return loss
+
+    def _compared(self, log_probs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """What Δ is of: log-probabilities of answers, or theirs per token."""
+        return per_token(log_probs, batch) if self.recipe.training.per_token else log_probs
 
     def _read_reference(self) -> None:
         """The base model's log-probabilities of every pair that the run will meet, once per run."""
@@ -187,23 +195,22 @@ class PanaceaTrainer:
 
     @torch.no_grad()
     def log_probs(self, pairs: Sequence[PreferencePair], what: str) -> dict[PreferencePair, LogProbs]:
-        """Log-probabilities of (chosen, rejected) under the λ that is set."""
+        """What Δ is of, of (chosen, rejected), under the λ that is set."""
         found: dict[PreferencePair, LogProbs] = {}
         ordered = sorted(pairs, key=lambda p: len(p.messages[-1][1]) + len(p.chosen) + len(p.rejected))
         with Progress(what, len(ordered), unit="pairs") as progress:
             for start in range(0, len(ordered), PAIRS_PER_SCORING_BATCH):
                 chunk = ordered[start : start + PAIRS_PER_SCORING_BATCH]
                 batch = self.encoder.pairs(chunk).to(self.device)
-                for pair, both in zip(
-                    chunk, answer_log_probs(position_logits(self.model, batch), batch), strict=True
-                ):
+                log_probs = torch.stack(answer_log_probs(position_logits(self.model, batch), batch))
+                for pair, both in zip(chunk, self._compared(log_probs, batch), strict=True):
                     found[pair] = (float(both[0]), float(both[1]))
                 progress.advance(len(chunk))
         return found
 
     def scores(self) -> dict[str, Any]:
         """Preference accuracy per axis on held-out pairs, for the base model, at every vertex of the simplex
-        and at the uniform λ; `likelihood` and `log_ratio` as in `preference_accuracy`."""
+        and at the uniform λ; measures as in `preference_scores`."""
         axes = [axis.axis for axis in self.recipe.axes]
         num_axes = len(axes)
         asked: list[tuple[str, list[float] | None]] = [("base model", None)]
@@ -214,12 +221,12 @@ class PanaceaTrainer:
         for label, preference in asked:
             self.lora.set_preference(preference)
             rows = {}
-            for axis, pairs in zip(axes, self.scored, strict=True):
+            for axis, pairs in zip(self.recipe.axes, self.scored, strict=True):
                 found = self.reference
                 if preference is not None:
-                    found = self.log_probs(pairs, f"{label}: {axis}")
-                rows[axis] = preference_accuracy(
-                    [found[pair] for pair in pairs], [self.reference[pair] for pair in pairs]
+                    found = self.log_probs(pairs, f"{label}: {axis.axis}")
+                rows[axis.axis] = preference_scores(
+                    [found[pair] for pair in pairs], [self.reference[pair] for pair in pairs], axis.beta
                 )
             settings.append({"label": label, "preference": preference, "axes": rows})
         last: dict[str, dict[str, float]] = settings[-1]["axes"]  # type: ignore[assignment]
@@ -230,11 +237,13 @@ class PanaceaTrainer:
         }
 
 
-def preference_accuracy(log_probs: Sequence[LogProbs], reference: Sequence[LogProbs]) -> dict[str, float]:
-    """Shares of pairs, ties counting half.
+def preference_scores(
+    log_probs: Sequence[LogProbs], reference: Sequence[LogProbs], beta: float
+) -> dict[str, float]:
+    """Over pairs, ties counting half; 0.5 for the reference itself but where said.
 
-    *Semantics*: `likelihood`: `log π(y_w) > log π(y_l)`; `log_ratio`: the same less the reference's,
-    `Δ > 0`, so 0.5 for the reference itself.
+    *Semantics*: `likelihood`: share with `log π(y_w) > log π(y_l)`, also for the reference; `log_ratio`:
+    share with `Δ > 0`; `objective`: mean of `σ(βΔ)`, which counts how far a pair moved, too.
     """
 
     def share(differences: Sequence[float]) -> float:
@@ -242,7 +251,9 @@ def preference_accuracy(log_probs: Sequence[LogProbs], reference: Sequence[LogPr
 
     plain = [chosen - rejected for chosen, rejected in log_probs]
     base = [chosen - rejected for chosen, rejected in reference]
+    deltas = [p - b for p, b in zip(plain, base, strict=True)]
     return {
         "likelihood": share(plain),
-        "log_ratio": share([p - b for p, b in zip(plain, base, strict=True)]),
+        "log_ratio": share(deltas),
+        "objective": sum(0.5 + 0.5 * math.tanh(0.5 * beta * delta) for delta in deltas) / len(deltas),
     }

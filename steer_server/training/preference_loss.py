@@ -46,7 +46,8 @@ def margins(log_probs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     *Semantics*: `Δ = (log π(y_w) - log π(y_l)) - (log π_ref(y_w) - log π_ref(y_l))`.
 
     Args:
-        log_probs, reference: log-probabilities of (chosen, rejected), `[N, 2]`.
+        log_probs, reference: log-probabilities of (chosen, rejected), `[N, 2]`, of whole answers or, with
+            both sides divided by |y|, per token: then neither length nor a long answer's noise counts.
     """
     return (log_probs[:, 0] - log_probs[:, 1]) - (reference[:, 0] - reference[:, 1])
 
@@ -63,10 +64,14 @@ def dpo_loss(margins_N: torch.Tensor, certainty_N: torch.Tensor, beta: float) ->
     return losses.mean()
 
 
+def per_token(log_probs: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """`log π(y) / |y|` of (chosen, rejected), |y| in tokens, `[N, 2]`."""
+    return log_probs / torch.bincount(batch.answers_P, minlength=2 * len(batch.shares)).view(-1, 2)
+
+
 def sft_loss(log_probs: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Mean over pairs of `-log π(y_w) / |y_w|`, |y_w| in tokens."""
-    num_tokens = torch.bincount(batch.answers_P, minlength=2 * len(batch.shares)).view(-1, 2)
-    return -(log_probs[:, 0] / num_tokens[:, 0]).mean()
+    return -per_token(log_probs, batch)[:, 0].mean()
 
 
 def pull(weight: float, hold: float) -> float:

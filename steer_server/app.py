@@ -35,6 +35,8 @@ from steer_server.engine.leases import SlotLeases
 from steer_server.errors import ConfigError, SteerError
 from steer_server.frozen.rewriting import Rewriter
 from steer_server.metrics import Metrics
+from steer_server.observing.middleware import RequestObserver
+from steer_server.observing.spans import Tracer
 from steer_server.playground.pages import add_playground
 from steer_server.settings import Settings
 from steer_server.state import Server
@@ -60,7 +62,8 @@ def attach(app: FastAPI) -> None:
     add_playground(app)
     app.add_exception_handler(SteerError, _on_steer_error)
     app.add_middleware(SteeringGuard)
-    app.add_middleware(KeyGuard)  # added last, so it comes first
+    app.add_middleware(KeyGuard)
+    app.add_middleware(RequestObserver)  # added last, so it comes first
 
 
 async def _on_steer_error(request: Request, error: Exception) -> JSONResponse:
@@ -68,9 +71,17 @@ async def _on_steer_error(request: Request, error: Exception) -> JSONResponse:
     return error_response(error)
 
 
-async def start(state: Any, engine: Engine, settings: Settings, metrics: Metrics | None = None) -> Server:
+async def start(
+    state: Any,
+    engine: Engine,
+    settings: Settings,
+    metrics: Metrics | None = None,
+    tracer: Tracer | None = None,
+) -> Server:
     """Opens the catalogue, loads and probes what is active, and sets `state.steer`. The server answers only
     after this.
+
+    Args: tracer: None: requests are not traced.
 
     Raises: ConfigError for a bad policy, preset, directory, store, database or upstream; EngineError when
         the engine does not answer.
@@ -146,6 +157,7 @@ async def start(state: Any, engine: Engine, settings: Settings, metrics: Metrics
         metrics=metrics,
         started_unix_seconds=int(time.time()),
         bank=bank,
+        tracer=tracer,
     )
     logger.info(
         "ready: model %s, %d adapters active, %d refused, bank %s",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -150,6 +151,9 @@ class Settings(BaseSettings):
     rewrite_cache_characters: int = Field(default=10_000_000, ge=0)
     """Of all rewrites that are kept together; 0 keeps none."""
 
+    log_format: Literal["auto", "json", "text"] = "auto"
+    """Of log lines; `auto` is text in a terminal and JSON elsewhere. vLLM's lines are JSON with ours."""
+
     score_log: Path | None = None
     """File that a sample of the scores is appended to, as JSON lines without any text."""
 
@@ -254,6 +258,62 @@ def is_engine_plugin_allowed() -> bool:
     """Whether vLLM was told to use our engine plugin. Without an allowlist it loads every plugin that is
     installed, which must not change a plain vLLM in the same environment."""
     return PLUGIN_NAMES[0] in os.environ.get(VLLM_PLUGINS, "").split(",")
+
+
+@dataclass(frozen=True)
+class OtlpTraces:
+    """Where spans are sent."""
+
+    endpoint: str
+    protocol: str
+    """`grpc` or `http/protobuf`."""
+
+
+DEFAULT_ENDPOINTS = {"grpc": "http://localhost:4317", "http/protobuf": "http://localhost:4318"}
+
+
+def otlp_traces() -> OtlpTraces | None:
+    """Where OpenTelemetry's own variables say that traces go. None: nowhere, as without any of
+    `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` and `OTEL_TRACES_EXPORTER=otlp`.
+
+    Raises: ConfigError for an exporter or a protocol that there is not.
+    """
+    exporter = os.environ.get("OTEL_TRACES_EXPORTER", "")
+    if exporter == "none" or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return None
+    if exporter not in ("", "otlp"):
+        raise ConfigError(f"OTEL_TRACES_EXPORTER: traces go by `otlp` or `none`, not by {exporter!r}")
+    # The default is that of vLLM and of the Python SDK.
+    protocol = _otlp_variable("PROTOCOL") or "grpc"
+    if protocol not in DEFAULT_ENDPOINTS:
+        raise ConfigError(f"OTEL_EXPORTER_OTLP_PROTOCOL: one of {', '.join(DEFAULT_ENDPOINTS)}")
+    endpoint = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "")
+    base = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "")
+    if not endpoint and (base or exporter):
+        base = base or DEFAULT_ENDPOINTS[protocol]
+        # OpenTelemetry's rule: the general variable has no path of the signal.
+        endpoint = base if protocol == "grpc" else f"{base.rstrip('/')}/v1/traces"
+    return OtlpTraces(endpoint, protocol) if endpoint else None
+
+
+def share_traces() -> None:
+    """Has vLLM, and the processes that it starts, send its own spans in the same way and under one name."""
+    if protocol := _otlp_variable("PROTOCOL"):
+        os.environ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] = protocol
+    if "service.name=" not in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
+        os.environ.setdefault("OTEL_SERVICE_NAME", "steer-server")
+
+
+def _otlp_variable(name: str) -> str | None:
+    """That of traces, before that of all signals."""
+    return os.environ.get(f"OTEL_EXPORTER_OTLP_TRACES_{name}") or os.environ.get(f"OTEL_EXPORTER_OTLP_{name}")
+
+
+def fresh_environment(cache: Path) -> dict[str, str]:
+    """The environment for a server beside whatever this machine serves: without our variables, which may name
+    a database and keys, but for the cache of the built-in model."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    return {**others, f"{PREFIX}CACHE": str(cache)}
 
 
 def engine_log_level(level: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from steer_server.engine.base import Engine
 from steer_server.engine.leases import SlotLeases
 from steer_server.frozen.rewriting import Rewriter
 from steer_server.metrics import Metrics
+from steer_server.observing.spans import Tracer
 from steer_server.steering.policy import Policy
 from steer_server.upstream.upstreams import Upstreams
 
@@ -38,6 +39,8 @@ class Server:
     started_unix_seconds: int
     bank: Mapping[str, Any]
     """Shape and bytes of the bank."""
+    tracer: Tracer | None = None
+    """None: requests are not traced."""
 
     def model_names(self) -> ModelNames:
         return ModelNames(self.engine.served_name, self.catalogue.snapshot, self.policy, self.presets)

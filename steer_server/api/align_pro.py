@@ -6,7 +6,6 @@ that tools, structured output and streams work as ever. Reward heads score the a
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,15 +53,16 @@ async def _rewrite(job: Job) -> Rewrite:
     async def write(body: Mapping[str, Any]) -> Written:
         return await _write(job, body)
 
-    started = time.perf_counter()
-    rewrite = await job.server.rewriter.rewrite(
-        last_user_text(messages),
-        job.plan,
-        write,
-        secrets=system_texts(messages),
-        salt=str(job.body.get("cache_salt") or ""),
-    )
-    job.timings.rewrite_seconds = time.perf_counter() - started
+    with job.timings.stage("rewrite") as stage:
+        rewrite = await job.server.rewriter.rewrite(
+            last_user_text(messages),
+            job.plan,
+            write,
+            secrets=system_texts(messages),
+            salt=str(job.body.get("cache_salt") or ""),
+        )
+        reason = rewrite.problem.reason if rewrite.problem else None
+        stage.set({"steer.rewrite.status": rewrite.status, "steer.rewrite.reason": reason})
     return rewrite
 
 

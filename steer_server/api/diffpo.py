@@ -57,7 +57,9 @@ async def diffpo(job: Job) -> Response:
         drawn = await _drawn(job)
         choice |= next(iter(drawn["choices"]), {"message": None})
         found |= {**drawn, "choices": [choice]}
-    report = await _denoised(job, denoising, pair, _text_of(choice))
+    with job.timings.stage("denoising") as stage:
+        report = await _denoised(job, denoising, pair, _text_of(choice))
+        stage.set({"steer.denoising.loops": report.num_loops, "steer.denoising.outcome": report.outcome})
     if report.outcome is Outcome.IMPROVED:
         choice["message"]["content"] = report.answer
     found["usage"] = _usage(found.get("usage"), pair)

@@ -3,41 +3,17 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from steer_server.errors import SteerError
+from steer_server.observing.timings import Timings
 from steer_server.steering.plan import SteeringPlan
 
 PLAN_HEADER = "X-Steering-Plan"
 DONE = "data: [DONE]"
 ERROR_PREFIX = 'data: {"error"'
-
-
-@dataclass
-class Timings:
-    """Wall time of each hop."""
-
-    started: float
-    plan_seconds: float = 0.0
-    queue_seconds: float = 0.0
-    rewrite_seconds: float = 0.0
-    scoring_seconds: float = 0.0
-
-    def milliseconds(self) -> dict[str, float]:
-        """`total` includes `plan`, `queue` (the wait for bank slots), `rewrite` (with a wait for slots of its
-        own) and `scoring`."""
-        total = time.perf_counter() - self.started
-        seconds = {
-            "plan": self.plan_seconds,
-            "queue": self.queue_seconds,
-            "rewrite": self.rewrite_seconds,
-            "scoring": self.scoring_seconds,
-            "total": total,
-        }
-        return {name: round(value * 1000, 3) for name, value in seconds.items()}
 
 
 def steering_object(plan: SteeringPlan, timings: Timings, rewards: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from steer_server.api.encode import Timings
 from steer_server.api.key_guard import caller_of
 from steer_server.api.programs import add_heads, run_program
 from steer_server.api.respond import Job, error_response, started_now, until_disconnect
@@ -18,6 +17,7 @@ from steer_server.api.source import FIELD, HEADER, find_source
 from steer_server.api.watch import RequestWatch
 from steer_server.engine.base import Route
 from steer_server.errors import NotFoundError, RequestError
+from steer_server.observing.timings import Timings
 from steer_server.state import Server
 from steer_server.steering.plan import BASE_PLAN, build_plan
 from steer_server.steering.spec import METHODS
@@ -91,8 +91,18 @@ async def _answer(route: Route, request: Request, timings: Timings, watch: Reque
     """Raises: SteerError."""
     server: Server = request.app.state.steer
     body = await read_json_object(request)
-    names = server.model_names()
     timings.started = time.perf_counter()
+    with timings.stage("plan"):
+        job = _planned(route, request, body, timings)
+    watch.plan = job.plan
+    server.metrics.plan_seconds.observe(timings.seconds["plan"])
+    return await until_disconnect(request, run_program(job))
+
+
+def _planned(route: Route, request: Request, body: dict[str, Any], timings: Timings) -> Job:
+    """Raises: SteerError."""
+    server: Server = request.app.state.steer
+    names = server.model_names()
     source = find_source(body, request.headers, names)
     relay = server.upstreams.find(body.get("model"))
     if relay is not None:
@@ -115,10 +125,7 @@ async def _answer(route: Route, request: Request, timings: Timings, watch: Reque
     )
     if source.spec is not None and source.spec.reward_heads:
         add_heads(job, source.param)
-    watch.plan = plan
-    timings.plan_seconds = time.perf_counter() - timings.started
-    server.metrics.plan_seconds.observe(timings.plan_seconds)
-    return await until_disconnect(request, run_program(job))
+    return job
 
 
 @router.get("/v1/models")

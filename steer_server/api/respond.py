@@ -17,7 +17,6 @@ from steer_server.api.encode import (
     DONE,
     PLAN_HEADER,
     GatheredAnswers,
-    Timings,
     answer_texts,
     steering_object,
     with_last_chunk,
@@ -28,6 +27,10 @@ from steer_server.catalogue.snapshot import Catalogue, LoadedRewardHead
 from steer_server.engine.base import Answer, EngineRun, Route, Runner
 from steer_server.engine.leases import Lease
 from steer_server.errors import CLIENT_CLOSED_STATUS, AbortedError, CapacityError, SteerError
+from steer_server.observing.genai import answer_attributes, begin_call
+from steer_server.observing.request import observed
+from steer_server.observing.spans import error_type, span
+from steer_server.observing.timings import Timings
 from steer_server.state import Server
 from steer_server.steering.plan import SteeringPlan
 from steer_server.steering.spec import SteeringSpec
@@ -118,9 +121,9 @@ class Job:
     async def score(self, answers: Sequence[str | None]) -> Scores:
         """Scores of answers to this request by its heads."""
         texts = [(self.conversation, answer) for answer in answers]
-        scores = await self.server.rewards.score(self.heads, texts, self.plan)
-        self.timings.scoring_seconds = scores.seconds
-        return scores
+        with self.timings.stage("scoring") as scoring:
+            scoring.set({"steer.reward_heads": [head.title for head in self.heads]})
+            return await self.server.rewards.score(self.heads, texts, self.plan)
 
     async def describe(self, answers: Sequence[str | None]) -> dict[str, Any]:
         """The response's `steering`. Args: answers: what is given, in order of the choices."""
@@ -158,11 +161,13 @@ async def lease_slots(job: Job) -> Lease | None:
         return None
     adapters = [job.catalogue.by_digest[gate.digest] for gate in plan.adapters]
     try:
-        lease = await job.server.leases.acquire(adapters)
+        with span("queue"):
+            lease = await job.server.leases.acquire(adapters)
     except CapacityError:
         job.server.metrics.refused_total.inc()
         raise
-    job.timings.queue_seconds = lease.waited_seconds
+    # Not the span's: it has the loading as well, which is no wait.
+    job.timings.seconds["queue"] = lease.waited_seconds
     job.server.metrics.note_slot_wait(plan, lease.waited_seconds)
     return lease
 
@@ -179,20 +184,29 @@ async def run(job: Job, body: dict[str, Any], *, is_leased: bool = False) -> tup
     server, plan = job.server, job.answer_plan or job.plan
     lease = None if is_leased else await lease_slots(job)
     server.metrics.begin_run(plan)
+    is_remote = job.runner is not server.engine
+    call = begin_call(job.route, body, plan, provider=job.runner.provider, is_remote=is_remote)
     # Of all that it depends on: a rewrite's adapter is no part of the answer's own plan.
     digests = [gate.digest for gate in job.plan.adapters] + [head.digest for head in job.heads]
 
     def on_end(held: Held) -> None:
         server.running.remove(held, digests)
         server.metrics.end_run(plan)
+        if held.aborted is not None:
+            call.fail(held.aborted.code)
+        call.end()
 
     held = Held(job.runner.run(job.route, body, plan, job.request), lease, on_end)
     server.running.add(held, digests)
     try:
         if held.aborted is not None:
             raise held.aborted
-        return await held.run.answer(), held
+        with call.entered():
+            answer = await held.run.answer()
+        call.set(answer_attributes(answer.body or {}))
+        return answer, held
     except BaseException as error:
+        call.fail(error_type(held.aborted or error))
         await asyncio.shield(held.give_back())
         if held.aborted is not None and isinstance(error, Exception):
             raise held.aborted from error
@@ -226,6 +240,7 @@ async def _until_aborted(events: AsyncIterator[str], held: Held) -> AsyncIterato
         if held.aborted is None:
             raise
     if held.aborted is not None:
+        observed().note_error(held.aborted.code)
         yield f"data: {json.dumps(held.aborted.body())}\n\n"
         yield f"{DONE}\n\n"
 
@@ -258,6 +273,7 @@ async def _disconnected(request: Request) -> None:
 
 
 def error_response(error: SteerError) -> JSONResponse:
+    observed().note_error(error.code)
     return JSONResponse(error.body(), status_code=error.http_status, headers=error.headers)
 
 

@@ -16,6 +16,7 @@ from steer_server.api.scoring import as_conversation, check_heads, check_length
 from steer_server.api.watch import RequestWatch
 from steer_server.catalogue.snapshot import Catalogue, LoadedRewardHead
 from steer_server.errors import NotFoundError, RequestError
+from steer_server.observing.timings import Timings
 from steer_server.state import Server
 from steer_server.steering.policy import Policy
 from steer_server.steering.scoring import find_heads
@@ -68,20 +69,21 @@ class RewardsBody(Body):
 @router.post("/v1/rewards", openapi_extra=in_openapi(RewardsBody))
 async def post_rewards(request: Request) -> Response:
     """Raw and calibrated scores, an entry per answer, with the plan and the heads' versions."""
-    watch = RequestWatch(request.app.state.steer.metrics, "rewards", started_now(), method="none")
-    return await watch.response(_answer(request))
+    timings = started_now()
+    watch = RequestWatch(request.app.state.steer.metrics, "rewards", timings, method="none")
+    return await watch.response(_answer(request, timings))
 
 
-async def _answer(request: Request) -> Response:
+async def _answer(request: Request, timings: Timings) -> Response:
     """Raises: SteerError."""
     server: Server = request.app.state.steer
     body = await read_body(request, RewardsBody)
     if body.model not in (None, server.engine.served_name):
         raise NotFoundError(f"The model `{body.model}` does not exist.", param="model")
-    return await until_disconnect(request, _score(server, request, body))
+    return await until_disconnect(request, _score(server, request, body, timings))
 
 
-async def _score(server: Server, request: Request, body: RewardsBody) -> Response:
+async def _score(server: Server, request: Request, body: RewardsBody, timings: Timings) -> Response:
     entries = body.entries()
     if (num := sum(len(entry.answers) for entry in entries.values())) > MAX_ANSWERS:
         raise RequestError(
@@ -96,7 +98,9 @@ async def _score(server: Server, request: Request, body: RewardsBody) -> Respons
         check_length(conversation, entry.answers, param=f"{prefix}answers")
         texts = [(conversation, answer) for answer in entry.answers]
         work.append((tuple(heads.values()), texts))
-    scored = await server.rewards.score_all(work)
+    with timings.stage("scoring") as scoring:
+        scoring.set({"steer.reward_heads": sorted({head.title for heads, _ in work for head in heads})})
+        scored = await server.rewards.score_all(work)
     described = [scores.describe() for scores in scored]
     num_tokens = sum(scores.num_tokens for scores in scored)
     usage = {"prompt_tokens": num_tokens, "total_tokens": num_tokens}

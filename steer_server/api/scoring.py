@@ -39,8 +39,6 @@ class Scores:
     """The beginning of the text lies before what some head reads."""
     num_tokens: int
     """Read in all."""
-    seconds: float
-    """Of the batch that these were scored in."""
 
     def describe(self) -> dict[str, Any]:
         """As in a response."""
@@ -99,9 +97,8 @@ class Rewards:
         ]
         async with self._heads.hold(list(everyone.values())):
             scored = iter(await self._engine.score(reading) if reading else ())
-        seconds = time.perf_counter() - started
-        self._metrics.scoring_seconds.observe(seconds)
-        found = [_collected(heads, texts, scored, seconds) for heads, texts in wanted]
+        self._metrics.scoring_seconds.observe(time.perf_counter() - started)
+        found = [_collected(heads, texts, scored) for heads, texts in wanted]
         for scores in found:
             self._note(scores, given_by)
         return found
@@ -175,7 +172,6 @@ def _collected(
     heads: Sequence[LoadedRewardHead],
     texts: Sequence[tuple[Conversation, str | None]],
     scored: Iterator[ScoredText],
-    seconds: float,
 ) -> Scores:
     """Takes from `scored` what belongs to these texts, in the order in which they were read."""
     answers: list[HeadScores | None] = []
@@ -189,7 +185,7 @@ def _collected(
         answers.append({_id(head): _score(head, found[head.config.text_format]) for head in heads})
         cut.append(any(one.is_cut for one in found.values()))
         num_tokens += sum(one.num_tokens for one in found.values())
-    return Scores(tuple(heads), tuple(answers), tuple(cut), num_tokens, seconds)
+    return Scores(tuple(heads), tuple(answers), tuple(cut), num_tokens)
 
 
 def _text(content: Any) -> str | None:

@@ -1,23 +1,24 @@
 """The two distributions of diffpo as requests to the local engine: π_s draws fillings, π_s and π_ref score.
 
-Each round is one or two requests of many prompts, which the engine batches with everyone else's. The caller
-holds the plan's slots.
+Each round is one request of many prompts, or one batch of readings, which the engine batches with everyone
+else's. The caller holds the plan's slots.
 """
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from steer_server.api.reading import read_log_probs
 from steer_server.api.respond import Job, run_whole
-from steer_server.engine.base import TokenisedText
-from steer_server.errors import EngineError
+from steer_server.engine.base import ReadText, TokenisedText
+from steer_server.engine.together import together
 from steer_server.frozen.gaps import Gap
 from steer_server.frozen.scored_answer import ScoredAnswer
 from steer_server.frozen.spans import ends_sentence, split
+from steer_server.observing.spans import span
 from steer_server.steering.plan import SteeringPlan
 
 SAMPLING = (
@@ -82,16 +83,23 @@ class SteeredPair:
     """An answer that is longer is not scored."""
     forward: ForwardTokens = field(default_factory=ForwardTokens)
 
-    async def score(self, answers: Sequence[str]) -> list[ScoredAnswer | None]:
+    async def score(
+        self, answers: Sequence[str], known: ScoredAnswer | None = None
+    ) -> list[ScoredAnswer | None]:
         """Raises: SteerError."""
+        known = known or ScoredAnswer("", (), (), (), ())
         texts = await self.job.server.engine.tokenise(answers)
         are_fit = [0 < len(text.token_ids) <= self.max_answer_tokens for text in texts]
         if not any(are_fit):
             return [None] * len(texts)
         read = [text for text, is_fit in zip(texts, are_fit, strict=True) if is_fit]
-        steered, reference = await _together(
-            self._logprobs(self.steered, read), self._logprobs(self.reference, read)
-        )
+        with span("judge"):
+            steered, reference = await together(
+                [
+                    self._log_probs(self.steered, read, known.token_ids, known.steered),
+                    self._log_probs(self.reference, read, known.token_ids, known.reference),
+                ]
+            )
         found = zip(steered, reference, strict=True)
         return [
             ScoredAnswer(answer, text.token_ids, text.ends, *next(found)) if is_fit else None
@@ -110,7 +118,8 @@ class SteeredPair:
             "stop": _stops(gaps[0].text),
             "include_stop_str_in_output": True,
         }
-        choices = await self._ask(self.proposal, body)
+        with span("draw"):
+            choices = await self._ask(self.proposal, body)
         rows = [choices[i : i + self.num_candidates] for i in range(0, len(choices), self.num_candidates)]
         return [[filling for choice in row if (filling := self._filling(choice))] for row in rows]
 
@@ -126,28 +135,24 @@ class SteeredPair:
         is_stopped = any(stop in filling for stop in self.stops)
         return None if is_cut or is_elsewhere or is_stopped else filling
 
-    async def _logprobs(
-        self, distribution: Distribution, answers: Sequence[TokenisedText]
+    async def _log_probs(
+        self,
+        distribution: Distribution,
+        answers: Sequence[TokenisedText],
+        known_ids: Sequence[int],
+        known: Sequence[float],
     ) -> list[list[float]]:
-        """Of each token of each answer."""
-        body = {
-            "prompt": [[*distribution.prompt, *answer.token_ids] for answer in answers],
-            "max_tokens": 1,
-            "temperature": 0,
-            "prompt_logprobs": 0,
-        }
-        choices = await self._ask(distribution, body)
-        found = []
-        for answer, choice in zip(answers, choices, strict=True):
-            positions = choice["prompt_logprobs"][-len(answer.token_ids) :]
-            logprobs = [
-                float(position[token]["logprob"])
-                for token, position in zip(answer.token_ids, positions, strict=True)
-            ]
-            if not all(map(math.isfinite, logprobs)):
-                raise EngineError("The engine read an answer and gave no log-probability for it.")
-            found.append(logprobs)
-        return found
+        """Of each token of each answer, those of `known_ids` in its beginning as they are known."""
+        # Where an answer is known to its end, its last token is read all the same.
+        shared = [min(_num_shared(text.token_ids, known_ids), len(text.token_ids) - 1) for text in answers]
+        prompt = distribution.prompt
+        texts = [
+            ReadText((*prompt, *text.token_ids), len(prompt) + num)
+            for text, num in zip(answers, shared, strict=True)
+        ]
+        read = await read_log_probs(self.job, distribution.plan, texts)
+        self.forward.prefilled += sum(len(text.token_ids) for text in texts)
+        return [[*known[:num], *found] for num, found in zip(shared, read, strict=True)]
 
     async def _ask(self, distribution: Distribution, body: dict[str, Any]) -> list[dict[str, Any]]:
         """The choices of the engine's answer, in order."""
@@ -164,12 +169,7 @@ def _stops(text: str) -> list[str]:
     return list(FULL_WIDTH_STOPS if is_full_width else SENTENCE_STOPS)
 
 
-async def _together(*works: Coroutine[Any, Any, list[list[float]]]) -> list[list[list[float]]]:
-    """Their results. When one fails, or the caller goes away, the others have ended too when this does."""
-    tasks = [asyncio.create_task(work) for work in works]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+def _num_shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """Tokens with which both begin."""
+    pairs = zip(first, second, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))

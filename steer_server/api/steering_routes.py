@@ -89,7 +89,7 @@ async def _planned(request: Request) -> tuple[Job, Sequence[LoadedRewardHead]]:
     check_prompter(caller_of(request), plan, catalogue, param=source.param)
     heads = heads_of_spec(source.spec, catalogue, server.policy, param=source.param)
     check_heads(caller_of(request), heads)
-    timings.plan_seconds = time.perf_counter() - timings.started
+    timings.seconds["plan"] = time.perf_counter() - timings.started
     job = Job(
         server,
         server.engine,

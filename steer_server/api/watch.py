@@ -1,4 +1,5 @@
-"""What one request leaves in the metrics: counted where its answer passes, whatever method made it."""
+"""What one request leaves in the metrics and in its log line: noted where its answer passes, whatever method
+made it."""
 
 from __future__ import annotations
 
@@ -9,11 +10,13 @@ from dataclasses import dataclass
 
 from starlette.responses import Response, StreamingResponse
 
-from steer_server.api.encode import ERROR_PREFIX, Timings
+from steer_server.api.encode import ERROR_PREFIX
 from steer_server.api.respond import HeldStream, error_response
 from steer_server.errors import CLIENT_CLOSED_STATUS, CapacityError, RateLimitError, SteerError
 from steer_server.metrics import Metrics
 from steer_server.metrics.adapters import Outcome
+from steer_server.observing.request import observed
+from steer_server.observing.timings import Timings
 from steer_server.steering.plan import SteeringPlan
 
 INDEX = re.compile(r'"index": ?(\d+)')
@@ -47,6 +50,8 @@ class RequestWatch:
         self._metrics, self._route, self._timings, self._method = metrics, route, timings, method
         self._clock = clock
         self.plan: SteeringPlan | None = None
+        self._observed = observed()
+        self._observed.timings = timings
 
     async def response(self, work: Awaitable[Response]) -> Response:
         """The response of `work`, or the one that its error asks for."""
@@ -107,6 +112,7 @@ class RequestWatch:
         choices[index] = _Choice(now, now, 0 if NO_TEXT.search(event) else 1)
 
     def _note_first_token(self, seconds: float) -> None:
+        self._observed.first_token_seconds = seconds
         self._metrics.requests.first_token_seconds.labels(self.method).observe(seconds)
         if self.plan is not None:
             for adapter in self._metrics.adapters.of(self.plan):
@@ -124,6 +130,8 @@ class RequestWatch:
 
     def _note_end(self, outcome: Outcome) -> None:
         seconds = self._clock() - self._timings.started
+        self._observed.plan, self._observed.method = self.plan, self.method
+        self._observed.outcome = outcome
         if outcome is Outcome.ANSWERED:
             self._metrics.requests.duration_seconds.labels(self._route, self.method).observe(seconds)
         if self.plan is not None:
@@ -133,6 +141,7 @@ class RequestWatch:
                     self._metrics.adapters.duration_seconds.labels(adapter).observe(seconds)
 
     def _note_error(self, code: str) -> None:
+        self._observed.note_error(code)
         self._metrics.requests.errors.labels(self._route, self.method, code).inc()
 
     def _count(self, status: int) -> None:

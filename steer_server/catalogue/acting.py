@@ -8,6 +8,7 @@ writes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ from steer_server.catalogue.records import Actor, Outcome, VersionRecord
 from steer_server.catalogue.states import State, check_transition
 from steer_server.catalogue.views import read_version
 from steer_server.errors import SteerError
+
+logger = logging.getLogger("steer_server.catalogue")
 
 CHANNEL = "steer_catalogue"
 """PostgreSQL's NOTIFY channel; the payload is the new revision."""
@@ -77,6 +80,7 @@ async def acting(
             refused = error
             act.outcome, act.detail = "refused", str(error)
         await connection.execute(insert(tables.audit).values(_audit_row(act)))
+    _log(act)
     if refused is not None:
         raise refused
 
@@ -107,6 +111,18 @@ async def _next_revision(connection: AsyncConnection) -> None:
     if connection.dialect.name == "postgresql":
         # Delivered at the commit, or never.
         await connection.execute(select(func.pg_notify(CHANNEL, str(value))))
+
+
+def _log(act: Act) -> None:
+    fields = {
+        "action": act.action,
+        "adapter": act.name,
+        "version": act.version,
+        "outcome": act.outcome,
+        "actor": act.actor.name,
+    }
+    known = {name: value for name, value in fields.items() if value is not None}
+    logger.info("%s: %s", act.action, act.outcome, extra=known)
 
 
 def _audit_row(act: Act) -> dict[str, Any]:

@@ -21,11 +21,14 @@ from steer_server.catalogue.package import stage_folder
 from steer_server.catalogue.records import Actor, CatalogueRecord
 from steer_server.catalogue.states import State
 from steer_server.catalogue.threads import Stop, on_disk
-from steer_server.errors import CatalogueError, ConfigError, SteerError
+from steer_server.errors import CatalogueError, ConfigError, ConflictError, SteerError
 
 ACTOR = Actor("directory", "system")
 QUIET_MILLISECONDS = 1000
 """A folder that is being copied changes again and again; it is read when nothing has changed for so long."""
+
+ATTEMPTS = 3
+"""Replicas that start together bring the same folders at the same time."""
 
 logger = logging.getLogger("steer_server.catalogue")
 
@@ -76,7 +79,9 @@ class AdapterDirectory:
     def _folders(self) -> list[Path]:
         return sorted(path for path in self.path.iterdir() if (path / MANIFEST).exists())
 
-    async def _bring(self, folder: Path, manifest: Manifest, record: CatalogueRecord) -> None:
+    async def _bring(
+        self, folder: Path, manifest: Manifest, record: CatalogueRecord, attempts: int = ATTEMPTS
+    ) -> None:
         known = record.versions.get(manifest.digest)
         if known is not None and known.state not in (State.STAGED, State.VALIDATED):
             if known.state is State.QUARANTINED:
@@ -87,8 +92,14 @@ class AdapterDirectory:
             for one in record.versions.values()
         )
         label = f"{manifest.version}+{manifest.digest[:8]}" if taken else ""
-        async with stage_folder(folder, self.path, self.lifecycle.store.staging) as package:
-            await self.lifecycle.push(package, ACTOR, activate=True, label=label)
+        try:
+            async with stage_folder(folder, self.path, self.lifecycle.store.staging) as package:
+                await self.lifecycle.push(package, ACTOR, activate=True, label=label)
+        except ConflictError:
+            if attempts == 1:
+                raise
+            # Another replica reads the same directory: the version may be further on by now.
+            await self._bring(folder, manifest, await views.read(self.lifecycle.database), attempts - 1)
 
 
 def _manifest(folder: Path, _: Stop) -> Manifest:

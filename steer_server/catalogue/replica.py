@@ -155,6 +155,9 @@ class Replica:
         before = {one.digest: one for one in self._served()}
         self._catalogue, self._problems = catalogue, problems
         after = {one.digest for one in self._served()}
+        for one in self._served():
+            if one.digest not in before:
+                logger.info("serving %s", one.title)
         for digest in after & self._draining.keys():
             self._draining.pop(digest).cancel()
         for digest in before.keys() - after:

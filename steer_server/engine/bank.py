@@ -4,13 +4,15 @@ For token t of a request with gate vector g, in every wrapped linear layer,
 
     y_t = W x_t + B_bank (g ⊙ (A_bank x_t))
 
-Two dense products and one element-wise product, whatever number of different blends is in the batch. Only
-torch is used here, so the same code runs on CPU and CUDA and under torch.compile.
+Two dense products and one element-wise product, whatever number of different blends is in the batch; the
+first is one with the layer's own, `[W; A_bank] x`, where the layer's weights are plain. Only torch is used
+here, so the same code runs on CPU and CUDA and under torch.compile.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -54,7 +56,9 @@ class GateTable:
         else:
             used = set(self._row_of.values())
             row = next(r for r in range(1, len(self.rows_P_G)) if r not in used)
-        self.rows_P_G[row].copy_(torch.tensor(gates_G, dtype=self.rows_P_G.dtype))
+        # Pinned, so that a step with a new plan does not wait for the device either.
+        staged_G = torch.tensor(gates_G, dtype=self.rows_P_G.dtype, pin_memory=self._staged_T.is_pinned())
+        self.rows_P_G[row].copy_(staged_G, non_blocking=True)
         self._row_of[plan_id] = row
 
     def fill(self, plan_ids: Sequence[int]) -> None:
@@ -76,6 +80,43 @@ class GateTable:
         self._num_filled = count
 
 
+class Product(Protocol):
+    """`x Mᵀ` for a matrix M `[out, in]`: its first rows are fixed, if there are such, the others change."""
+
+    changing_N_I: torch.Tensor
+    """To write into; `refresh` afterwards."""
+    fixed_F_I: torch.Tensor
+    """As far as it is still kept plain; empty otherwise."""
+    copies: int
+    """How often the changing rows are in memory."""
+
+    def __call__(self, x_T_I: torch.Tensor) -> torch.Tensor:
+        """`[T, F + N]`: the fixed rows' part first."""
+
+    def refresh(self) -> None: ...
+
+
+class MakeProduct(Protocol):
+    def __call__(self, changing_N_I: torch.Tensor, fixed_F_I: torch.Tensor | None = None) -> Product: ...
+
+
+class DenseProduct:
+    """By torch, from one plain matrix that both parts are views of."""
+
+    copies = 1
+
+    def __init__(self, changing_N_I: torch.Tensor, fixed_F_I: torch.Tensor | None = None) -> None:
+        num_fixed = 0 if fixed_F_I is None else len(fixed_F_I)
+        self.matrix_O_I = changing_N_I if fixed_F_I is None else torch.cat([fixed_F_I, changing_N_I])
+        self.fixed_F_I, self.changing_N_I = self.matrix_O_I[:num_fixed], self.matrix_O_I[num_fixed:]
+
+    def __call__(self, x_T_I: torch.Tensor) -> torch.Tensor:
+        return torch.mm(x_T_I, self.matrix_O_I.t())
+
+    def refresh(self) -> None:
+        pass
+
+
 class LayerBank:
     """The bank's matrices of one linear layer, which may be packed from several (q/k/v, gate/up).
 
@@ -92,50 +133,90 @@ class LayerBank:
         *,
         dtype: torch.dtype,
         device: torch.device,
+        weight_O_I: torch.Tensor | None = None,
+        product: MakeProduct = DenseProduct,
     ) -> None:
-        width = num_slots * rank
+        """Args:
+        weight_O_I: the layer's own, which then takes part in the bank's first product (`forward`). None: the
+            layer makes its output itself (`add_to`), as a quantised one does.
+        product: makes the products.
+        """
         self.out_slices = tuple(out_slices)
         self.num_slices = len(self.out_slices)
-        self.width = width
+        self.width = num_slots * rank
         self.gates_T_G = gates.gates_T_G
-        self.a_NG_I = torch.zeros(self.num_slices * width, in_features, dtype=dtype, device=device)
-        self.b_O_G = tuple(torch.zeros(o, width, dtype=dtype, device=device) for o in self.out_slices)
+        self.has_base = weight_O_I is not None
+
+        def zeros(rows: int, columns: int) -> torch.Tensor:
+            return torch.zeros(rows, columns, dtype=dtype, device=device)
+
+        self.down = product(zeros(self.num_slices * self.width, in_features), weight_O_I)
+        self.up = tuple(product(zeros(out, self.width)) for out in self.out_slices)
         self._num_slots, self._rank = num_slots, rank
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of A and B, the layer's own weights not counted."""
+        return sum(
+            matrix.changing_N_I.numel() * matrix.changing_N_I.element_size() * matrix.copies
+            for matrix in (self.down, *self.up)
+        )
 
     def a_views(self) -> tuple[torch.Tensor, ...]:
         """Per slice a `[S, 1, R, in]` view, the layout into which vLLM writes A."""
-        stacked = self.a_NG_I.view(self.num_slices, self._num_slots, self._rank, -1)
+        stacked = self.down.changing_N_I.view(self.num_slices, self._num_slots, self._rank, -1)
         return tuple(stacked[i].unsqueeze(1) for i in range(self.num_slices))
 
     def b_views(self) -> tuple[torch.Tensor, ...]:
         """Per slice a `[S, 1, out, R]` view, the layout into which vLLM writes B (with the scale)."""
         return tuple(
-            b.view(-1, self._num_slots, self._rank).permute(1, 0, 2).unsqueeze(1) for b in self.b_O_G
+            up.changing_N_I.view(-1, self._num_slots, self._rank).permute(1, 0, 2).unsqueeze(1)
+            for up in self.up
         )
+
+    def refresh(self) -> None:
+        """To be called after the views were written to."""
+        for matrix in (self.down, *self.up):
+            matrix.refresh()
+
+    def forward(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """The layer's output with the gated bank in it, `[..., O]`.
+
+        Semantics: y = x Wᵀ + bias; y[:, slice_i] += (gates ⊙ (x A_iᵀ)) B_iᵀ for each packed slice i.
+        """
+        num_outputs = sum(self.out_slices)
+        wide = self.down(x.flatten(0, -2))
+        y_T_O = wide[:, :num_outputs] + self._added(wide[:, num_outputs:])
+        if bias is not None:
+            y_T_O = y_T_O + bias
+        return y_T_O.view(*x.shape[:-1], num_outputs)
 
     def add_to(self, y_T_O: torch.Tensor, x_T_I: torch.Tensor) -> None:
         """Adds the gated bank to the layer's output, in place.
 
         Semantics: y[:, slice_i] += (gates ⊙ (x A_iᵀ)) B_iᵀ for each packed slice i.
         """
-        num_tokens = x_T_I.shape[0]
-        gates = self.gates_T_G[:num_tokens]
-        h = torch.mm(x_T_I, self.a_NG_I.t())
-        if self.num_slices == 1:
-            y_T_O.add_(torch.mm(h * gates, self.b_O_G[0].t()))
-            return
-        gated = h.view(num_tokens, self.num_slices, self.width) * gates.unsqueeze(1)
-        added = [torch.mm(gated[:, i], b.t()) for i, b in enumerate(self.b_O_G)]
-        y_T_O.add_(torch.cat(added, dim=-1))
+        y_T_O.add_(self._added(self.down(x_T_I)))
+
+    def _added(self, h_T_NG: torch.Tensor) -> torch.Tensor:
+        gates = self.gates_T_G[: h_T_NG.shape[0]]
+        parts = torch.split(h_T_NG, self.width, dim=-1)
+        added = [up(part * gates) for up, part in zip(self.up, parts, strict=True)]
+        return added[0] if len(added) == 1 else torch.cat(added, dim=-1)
 
 
 def bank_bytes(
-    layers: Sequence[tuple[int, Sequence[int]]], num_slots: int, rank: int, element_bytes: int = 2
+    layers: Sequence[tuple[int, Sequence[int]]],
+    num_slots: int,
+    rank: int,
+    element_bytes: int = 2,
+    copies: int = 1,
 ) -> int:
-    """Memory of the bank: element_bytes * S * R * Σ over layers of (slices * in + Σ out).
+    """Memory of the bank: copies * element_bytes * S * R * Σ over layers of (slices * in + Σ out).
 
     Args:
         layers: (in_features, out_slices) of every wrapped layer.
+        copies: 2 where products read a packed copy (`packed.py`).
     """
     per_rank = sum(len(outs) * in_features + sum(outs) for in_features, outs in layers)
-    return element_bytes * num_slots * rank * per_rank
+    return copies * element_bytes * num_slots * rank * per_rank

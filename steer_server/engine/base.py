@@ -56,6 +56,16 @@ class TokenisedText:
     """Where each token ends, in characters."""
 
 
+@dataclass(frozen=True)
+class ReadText:
+    """A text whose tokens' log-probabilities are wanted, from one of them on."""
+
+    token_ids: tuple[int, ...]
+    """With the prompt that it stands behind."""
+    first: int
+    """Index of the first token that is wanted: at least 1, since nothing comes before token 0."""
+
+
 class EngineRun(Protocol):
     """One request's use of the engine."""
 
@@ -73,6 +83,11 @@ class EngineRun(Protocol):
 
 class Runner(Protocol):
     """What answers requests: the engine, or an upstream."""
+
+    @property
+    def provider(self) -> str:
+        """One word for who answers, for traces."""
+        ...
 
     def run(self, route: Route, body: dict[str, Any], plan: SteeringPlan, request: Request) -> EngineRun:
         """One request under one plan. Every adapter of the plan must be leased until it has stopped."""
@@ -123,6 +138,19 @@ class Engine(Runner, Protocol):
         """
         ...
 
+    async def log_probs(
+        self, texts: Sequence[ReadText], plan: SteeringPlan, cache_salt: str | None = None
+    ) -> list[list[float]]:
+        """Of each text, log p(token | all before it) in nats for the tokens from `first` on, under the plan,
+        whose adapters must be leased meanwhile. Cancelled, it leaves nothing running.
+
+        Args:
+            cache_salt: as in a request: the prefix cache is shared with requests that have the same.
+
+        Raises: EngineRefusal for a text of `max_model_tokens` tokens or more; EngineError.
+        """
+        ...
+
     async def tokenise_chat(self, body: Mapping[str, Any], request: Request) -> list[int]:
         """The prompt that a chat request makes, up to where the answer begins.
 
@@ -139,5 +167,5 @@ class Engine(Runner, Protocol):
         ...
 
     async def bank_info(self) -> dict[str, Any]:
-        """Shape and bytes of the bank."""
+        """Shape and bytes of the bank, and in how many copies: 2 where products read packed ones."""
         ...

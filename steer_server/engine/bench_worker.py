@@ -1,7 +1,8 @@
-"""One variant of `bench throughput`, in a process of its own: prints {batch: tokens per second} as JSON.
+"""One engine of `bench throughput`, in a process of its own: prints {workload: {batch: [t1, tN]}} as JSON.
 
-The workload: distinct prompts of about 40 tokens, NUM tokens each, greedy, no early end; prefill included.
-The best of three measured runs after two warm-up runs, since other load only ever slows a run down.
+A workload is a batch of distinct prompts of about 40 tokens, greedy, without an early end; t1 is how long the
+engine takes to one token for all, tN to N tokens, in seconds. The best of NUM_RUNS after one to warm up, as
+other load only ever slows a run down; the runs of an engine's workloads take turns.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,16 @@ from steer_server.steering.spec import SteeringSpec
 
 NUM_RUNS = 3
 
+BLENDED = {"bank_one": 1, "bank_three": 3, "bank_eight": 8}
+"""Workload -> adapters in each of its blends, which are all different."""
+WORKLOADS = {
+    "bare": ("bare",),
+    "stock_one": ("stock_one",),
+    "stock_each": ("stock_each",),
+    "bank": ("bank_none", "bank_zero", "bank_same", *BLENDED),
+}
+"""Engine -> what is measured with it."""
+
 
 def prompts(batch: int) -> list[str]:
     return [
@@ -31,81 +43,120 @@ def prompts(batch: int) -> list[str]:
     ]
 
 
-def blend(catalogue: Catalogue, i: int, batch: int) -> SteeringSpec:
-    """A different blend of three cultures for every i."""
-    cultures = sorted(catalogue.cultures)
-    chosen = [cultures[(i + k) % len(cultures)] for k in range(3)]
-    share = round(0.2 + 0.6 * i / batch, 3)
-    return SteeringSpec(cultures=dict(zip(chosen, (share, round(0.9 - share, 3), 0.1), strict=True)))
+def blend(cultures: list[str], i: int, batch: int, size: int) -> SteeringSpec:
+    """Blend i of `batch`: its first culture and its weights differ from those of all others."""
+    size = min(size, len(cultures))
+    raw = [1 + j + i / batch for j in range(size)]
+    total = (0.6 + 0.4 * i / batch) / sum(raw)
+    chosen = [cultures[(i + j) % len(cultures)] for j in range(size)]
+    return SteeringSpec(cultures={c: round(w * total, 4) for c, w in zip(chosen, raw, strict=True)})
 
 
-def main(variant: str, adapters: str, num_tokens: int, batches: list[int]) -> dict[int, float]:
+def specs(workload: str, cultures: list[str], batch: int) -> list[SteeringSpec]:
+    """What the requests of a workload of the bank ask for."""
+    if workload == "bank_none":
+        return []
+    if workload == "bank_same":
+        return [blend(cultures, 0, batch, 3)] * batch
+    if workload == "bank_zero":
+        return [SteeringSpec(cultures={cultures[i % len(cultures)]: 0.0}) for i in range(batch)]
+    return [blend(cultures, i, batch, BLENDED[workload]) for i in range(batch)]
+
+
+def main(
+    engine: str, adapters: str, num_tokens: int, batches: list[int]
+) -> dict[str, dict[int, tuple[float, float]]]:
     settings = with_bank_size(Settings.read(adapters=adapters))
     base = BaseModel.of(settings)
     catalogue, _ = load_directory(settings.adapters, base, settings.bank_rank)
-    is_bank = variant.startswith("bank")
-    allow_plugins(engine=is_bank)
+    allow_plugins(engine=engine == "bank")
 
     from vllm import LLM, SamplingParams
-    from vllm.lora.request import LoRARequest
 
-    from steer_server.engine.launch import engine_options
-    from steer_server.engine.vllm_engine import PlanIds
-
-    most = max(batches)
-    options: dict[str, Any] = {"model": base.path, "max_num_seqs": most}
-    if is_bank:
-        options = {
-            **engine_options(base, settings),
-            "max_num_seqs": most,
-            "max_loras": most,
-            "max_cpu_loras": most,
-        }
-    elif variant != "bare":
-        slots = 1 if variant == "stock_one" else most
-        options |= {
-            "enable_lora": True,
-            "max_loras": slots,
-            "max_cpu_loras": slots,
-            "max_lora_rank": 8,
-            "lora_target_modules": base.linear_suffixes,
-        }
     llm = LLM(
-        **options,
+        **_options(engine, base, settings, max(batches)),
         max_model_len=1024,
         kv_cache_memory_bytes=2**30,
         disable_log_stats=True,
         enable_prefix_caching=False,
     )
-    if is_bank:
-        for slot, adapter in enumerate(catalogue.adapters[: settings.bank_slots]):
-            llm.collective_rpc("steer_load_slot", args=(slot, adapter.digest, str(adapter.folder)))
-    plan_ids = PlanIds(settings.max_plans)
+    requests_of = _bank_requests(llm, catalogue, settings) if engine == "bank" else _stock_requests(catalogue)
+    lengths = [
+        SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True) for tokens in (1, num_tokens)
+    ]
+    found: dict[str, dict[int, tuple[float, float]]] = {workload: {} for workload in WORKLOADS[engine]}
+    for batch in batches:
+        requests = {workload: requests_of(workload, batch) for workload in WORKLOADS[engine]}
+        seconds: dict[str, list[list[float]]] = {workload: [] for workload in requests}
+        for _ in range(1 + NUM_RUNS):
+            for workload, lora_request in requests.items():
+                taken = []
+                for sampling in lengths:
+                    started = time.perf_counter()
+                    llm.generate(prompts(batch), sampling, lora_request=lora_request, use_tqdm=False)
+                    taken.append(time.perf_counter() - started)
+                seconds[workload].append(taken)
+        for workload, runs in seconds.items():
+            first, whole = zip(*runs[1:], strict=True)
+            found[workload][batch] = (min(first), min(whole))
+    return found
 
-    def lora_requests(batch: int) -> list[LoRARequest] | None:
-        if variant == "bare":
+
+def _options(engine: str, base: BaseModel, settings: Settings, most: int) -> dict[str, Any]:
+    if engine == "bank":
+        from steer_server.engine.launch import engine_options
+
+        steered = engine_options(base, settings)
+        return {**steered, "max_num_seqs": most, "max_loras": most, "max_cpu_loras": most}
+    options: dict[str, Any] = {"model": base.path, "max_num_seqs": most}
+    if engine == "bare":
+        return options
+    slots = 1 if engine == "stock_one" else most
+    return options | {
+        "enable_lora": True,
+        "max_loras": slots,
+        "max_cpu_loras": slots,
+        "max_lora_rank": settings.bank_rank,
+        "lora_target_modules": base.linear_suffixes,
+    }
+
+
+RequestsOf = Callable[[str, int], Any]
+"""(workload, batch) -> `LoRARequest`s for `generate`, or None."""
+
+
+def _stock_requests(catalogue: Catalogue) -> RequestsOf:
+    from vllm.lora.request import LoRARequest
+
+    folder = str(next(iter(catalogue.cultures.values())).folder)
+
+    def requests_of(workload: str, batch: int) -> Any:
+        if workload == "bare":
             return None
-        if is_bank:
-            plans = [build_plan(blend(catalogue, i, batch), catalogue, Policy()) for i in range(batch)]
-            return [plan_ids.take(plan) for plan in plans]
-        folder = str(catalogue.adapters[0].folder)
-        ids = [1] * batch if variant == "stock_one" else range(1, batch + 1)
+        ids = [1] * batch if workload == "stock_one" else range(1, batch + 1)
         return [LoRARequest(f"adapter-{i}", i, folder) for i in ids]
 
-    rates = {}
-    sampling = SamplingParams(temperature=0, max_tokens=num_tokens, ignore_eos=True)
-    for batch in batches:
-        requests = lora_requests(batch)
-        seconds = []
-        for _ in range(2 + NUM_RUNS):
-            started = time.perf_counter()
-            llm.generate(prompts(batch), sampling, lora_request=requests, use_tqdm=False)
-            seconds.append(time.perf_counter() - started)
-        rates[batch] = batch * num_tokens / min(seconds[2:])
-    return rates
+    return requests_of
+
+
+def _bank_requests(llm: Any, catalogue: Catalogue, settings: Settings) -> RequestsOf:
+    from steer_server.engine.vllm_engine import PlanIds
+
+    names = sorted(catalogue.cultures)[: settings.bank_slots]
+    for slot, name in enumerate(names):
+        adapter = catalogue.cultures[name]
+        llm.collective_rpc("steer_load_slot", args=(slot, adapter.digest, str(adapter.folder)))
+    plan_ids = PlanIds(settings.max_plans)
+
+    def requests_of(workload: str, batch: int) -> Any:
+        asked = specs(workload, names, batch)
+        plans = [build_plan(spec, catalogue, Policy()) for spec in asked]
+        return [plan_ids.take(plan) for plan in plans] or None
+
+    return requests_of
 
 
 if __name__ == "__main__":
-    _, variant_, adapters_, num_tokens_, *batches_ = sys.argv
-    measured = main(variant_, str(Path(adapters_)), int(num_tokens_), [int(b) for b in batches_])
+    _, engine_, adapters_, num_tokens_, *batches_ = sys.argv
+    measured = main(engine_, str(Path(adapters_)), int(num_tokens_), [int(b) for b in batches_])
     print(json.dumps(measured), flush=True)

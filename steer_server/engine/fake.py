@@ -29,7 +29,7 @@ import numpy as np
 from starlette.requests import Request
 
 from steer_server.catalogue.snapshot import LoadedAdapter, LoadedRewardHead
-from steer_server.engine.base import Answer, Route, ScoredText, ScoringText, TokenisedText
+from steer_server.engine.base import Answer, ReadText, Route, ScoredText, ScoringText, TokenisedText
 from steer_server.errors import EngineError, EngineRefusal
 from steer_server.steering.plan import SteeringPlan
 
@@ -51,6 +51,8 @@ def _noise(*seed: object) -> np.ndarray:
 class FakeEngine:
     """See the module. `token_seconds` slows generation down, so that tests can interrupt it."""
 
+    provider = "fake"
+
     def __init__(self, served_name: str = "fake", num_slots: int = 4, token_seconds: float = 0.0) -> None:
         self.served_name = served_name
         self.num_slots = num_slots
@@ -63,6 +65,8 @@ class FakeEngine:
         """Digests of the loaded heads."""
         self.scored: list[ScoringText] = []
         """Every text that was scored."""
+        self.read: list[tuple[ReadText, SteeringPlan]] = []
+        """Every text that was read for its log-probabilities, and under what."""
         self.answers: dict[str, str] = {}
         """Prompt, as `read_prompt` gives it -> what is answered in place of the model's own words, and ends
         by itself. Not in streams."""
@@ -120,6 +124,30 @@ class FakeEngine:
         raw = {digest: float(_noise("score", digest, *read)[0]) for digest in loaded}
         return ScoredText(raw, len(read), len(read) < len(whole))
 
+    async def log_probs(
+        self, texts: Sequence[ReadText], plan: SteeringPlan, cache_salt: str | None = None
+    ) -> list[list[float]]:
+        if self.is_dead:
+            raise EngineError("the engine is dead")
+        if any(len(text.token_ids) >= self.max_model_tokens for text in texts):
+            error = {"message": "The prompt is too long.", "type": "BadRequestError", "param": None}
+            raise EngineRefusal({"error": {**error, "code": 400}}, 400)
+        self.read += [(text, plan) for text in texts]
+        self.num_running += 1
+        try:
+            await asyncio.sleep(self.token_seconds)
+        finally:
+            self.num_running -= 1
+        read = [(self.read_prompt(list(text.token_ids)), text.first) for text in texts]
+        return [self._log_probs(*parts, plan)[first - 1 :] for parts, first in read]
+
+    def _log_probs(self, prompt: str, answered: Sequence[int], plan: SteeringPlan) -> list[float]:
+        """Of each token of the answer."""
+        return [
+            float(self.logprobs(prompt, position, plan)[token]) if token < len(WORDS) else UNKNOWN_LOGPROB
+            for position, token in enumerate(answered)
+        ]
+
     async def tokenise_chat(self, body: Mapping[str, Any], request: Request) -> list[int]:
         check_body("chat", body, self.served_name)
         prompt = json.dumps(body["messages"], sort_keys=True)
@@ -150,7 +178,8 @@ class FakeEngine:
             raise EngineError("the engine is dead")
 
     async def bank_info(self) -> dict[str, Any]:
-        return {"slots": self.num_slots, "rank": RANK, "layers": 0, "bytes": 0, "compilation_mode": "none"}
+        shape = {"slots": self.num_slots, "rank": RANK, "layers": 0}
+        return {**shape, "bytes": 0, "copies": 1, "compilation_mode": "none"}
 
     def next_word(self, prompt: str, position: int, plan: SteeringPlan) -> tuple[str, float]:
         """The greedy word and its log-probability."""
@@ -232,13 +261,8 @@ class FakeRun:
         return text[: place + len(stop) * bool(self.body.get("include_stop_str_in_output"))], "stop"
 
     def _prompt_logprobs(self, prompt: str, answered: Sequence[int]) -> list[dict[int, Any] | None]:
-        found: list[dict[int, Any] | None] = [None]
-        for position, token in enumerate(answered):
-            logprob = UNKNOWN_LOGPROB
-            if token < len(WORDS):
-                logprob = float(self.engine.logprobs(prompt, position, self.plan)[token])
-            found.append({token: {"logprob": logprob}})
-        return found
+        read = zip(answered, self.engine._log_probs(prompt, answered, self.plan), strict=True)
+        return [None, *({token: {"logprob": logprob}} for token, logprob in read)]
 
     async def _events(self) -> AsyncIterator[str]:
         object_ = "chat.completion.chunk" if self.route == "chat" else "text_completion"

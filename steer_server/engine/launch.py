@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -10,7 +11,8 @@ from steer_server.catalogue.base_model import BaseModel
 from steer_server.engine.plugin import WORKER_EXTENSION
 from steer_server.engine.worker import BANK_KEY
 from steer_server.errors import ConfigError
-from steer_server.settings import PLUGIN_NAMES, Settings
+from steer_server.observing.logs import configure, is_json
+from steer_server.settings import PLUGIN_NAMES, Settings, otlp_traces, share_traces
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM allows as `max_lora_rank`; the bank's own rank may be any number up to the next of them."""
@@ -33,6 +35,7 @@ OURS = (
     "--max-num-seqs",
     "--api-key",
     "--api-server-count",
+    "--enable-request-id-headers",
     "--fully-sharded-loras",
 )
 """vLLM options that the server sets itself; giving one is a start-up error."""
@@ -64,6 +67,41 @@ def serve(
 
     Raises: ConfigError for an option that the server sets itself, or when vLLM would not find our plugins.
     """
+    given = {argument.split("=")[0].replace("_", "-") for argument in vllm_arguments}
+    if taken := sorted(given & set(OURS)):
+        raise ConfigError(f"these vLLM options are set by the server itself: {', '.join(taken)}")
+    _check_plugins()
+    settings.export()
+    options = {"host": host, "port": port, "served_model_name": [base.served_name]}
+    configure(sys.stdout, as_json=is_json(settings.log_format, sys.stdout))
+    share_traces()
+    options |= observing_options(given, settings)
+    launch(vllm_arguments, {**engine_options(base, settings), **options}, program="steer-server serve")
+
+
+def observing_options(given: Collection[str], settings: Settings) -> dict[str, Any]:
+    """Our own lines in place of uvicorn's, vLLM's lines and spans in the form of ours and to the same place;
+    unless other vLLM options say how. Raises: ConfigError."""
+    from vllm.config.logging import LoggingConfig
+
+    options: dict[str, Any] = {"disable_uvicorn_access_log": True}
+    is_told = any(name.startswith(("--logging-config", "--log-config-file")) for name in given)
+    if is_json(settings.log_format, sys.stdout) and not is_told:
+        options["logging_config"] = LoggingConfig(formatter="json")
+    otlp = otlp_traces()
+    if otlp is not None and "--otlp-traces-endpoint" not in given:
+        options["otlp_traces_endpoint"] = otlp.endpoint
+    return options
+
+
+def launch(given: Sequence[str], options: Mapping[str, Any], *, program: str) -> None:
+    """vLLM's own server, in this process until it is stopped.
+
+    Args:
+        given: of the command line.
+        options: that are set whatever was given, by the names of their attributes.
+        program: what messages call it.
+    """
     import uvloop
     from vllm.entrypoints.launchers.api_server.entry import run_server
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
@@ -72,18 +110,11 @@ def serve(
     from vllm.platforms import current_platform
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    given = {argument.split("=")[0].replace("_", "-") for argument in vllm_arguments}
-    if taken := sorted(given & set(OURS)):
-        raise ConfigError(f"these vLLM options are set by the server itself: {', '.join(taken)}")
-    _check_plugins()
-    settings.export()
     cli_env_setup()
-    parser = make_arg_parser(FlexibleArgumentParser(prog="steer-server serve"))
-    arguments = parser.parse_args(list(vllm_arguments))
-    for name, value in engine_options(base, settings).items():
+    parser = make_arg_parser(FlexibleArgumentParser(prog=program))
+    arguments = parser.parse_args(list(given))
+    for name, value in options.items():
         setattr(arguments, name, value)
-    arguments.host, arguments.port = host, port
-    arguments.served_model_name = [base.served_name]
     if current_platform.is_cpu() and arguments.kv_cache_memory_bytes is None:
         arguments.kv_cache_memory_bytes = CPU_KV_CACHE_BYTES
     configure_logging_from_args(arguments)

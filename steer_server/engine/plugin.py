@@ -2,9 +2,11 @@
 
 What is replaced in vLLM 0.32, and nothing else:
 - the platform's punica wrapper class, and the worker's LoRA manager class;
-- the model runners' sampling, before which the reward tap reads the step's hidden states;
+- the model runners' sampling, before which the taps read the step's hidden states, and how much of a text
+  whose log-probabilities are wanted may come from the prefix cache;
 - on CPU, the rule that switches compilation off as soon as LoRA is on (it is there for vLLM's own LoRA
   operations, which cannot be traced; the bank's can);
+- on CPU, the packing of a linear layer's weights, which the bank does together with its own matrices;
 - on CPU, the loading of a compiled model from vLLM's cache, which vLLM expects to be of its own backend, so
   that it fails on the plain one that it uses there and every start compiles again;
 - on CPU, how a request's own random generator forgets the token that is sampled, and thrown away, behind
@@ -31,6 +33,8 @@ def install() -> None:
     import vllm.v1.worker.lora_model_runner_mixin as mixin
     from vllm.platforms import current_platform
 
+    from steer_server.engine.base_weights import keep_weights_plain
+    from steer_server.engine.log_prob_tap import limit_cached_prefixes, tap_runner
     from steer_server.engine.orphans import end_with_parent
     from steer_server.engine.reward_tap import tap_runners
     from steer_server.engine.worker import BankWorkerManager
@@ -40,9 +44,12 @@ def install() -> None:
     platform.get_punica_wrapper = classmethod(lambda cls: WRAPPER)
     mixin.LRUCacheWorkerLoRAManager = BankWorkerManager
     tap_runners(is_cpu=current_platform.is_cpu())
+    tap_runner()
+    limit_cached_prefixes()
     if current_platform.is_cpu() and not hasattr(platform, "_steer_keeps_compilation"):
         platform._steer_keeps_compilation = True
         _keep_compilation(platform)
+        keep_weights_plain()
         _keep_compiled_models()
         _rewind_cpu_generators()
 

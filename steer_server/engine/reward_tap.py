@@ -3,9 +3,8 @@
     raw[n, k] = w_k · h_n + b_k      float32; h_n: request n's last hidden state, after the model's final norm
 
 h_n is the row that the step takes logits from: the last token that was read, after all chunks of a prefill
-and behind any cached prefix. A request whose id begins with SCORING_PREFIX is a text to score. Its scores
-leave the worker in the output of that same step, in the field that vLLM has for scores of a prompt, so that
-they need no call of their own, nothing is stored, and an aborted request leaves nothing behind.
+and behind any cached prefix. A request whose id begins with SCORING_PREFIX is a text to score. How its scores
+leave the worker is in `taps.py`; nothing is stored.
 
 Not covered: the answer of a request that generates. A head reads the state *at* the token that ends the turn,
 which generation samples last and never reads, and reads it under the base model; so an answer is scored by a
@@ -25,6 +24,7 @@ import numpy as np
 import torch
 
 from steer_server.catalogue.reward_head import HEAD_WEIGHTS
+from steer_server.engine.taps import tap
 
 SCORING_PREFIX = "steer-score-"
 """Ids of clients' requests begin with the name of their route."""
@@ -131,19 +131,4 @@ def score_step(runner: Any, rows_of: Callable[[Any, Any], LastRows]) -> dict[str
 
 
 def tap_runner(runner_class: Any, rows_of: Callable[[Any, Any], LastRows]) -> None:
-    if hasattr(runner_class, "_steer_is_tapped"):
-        return
-    runner_class._steer_is_tapped = True
-    sample = runner_class.sample_tokens
-
-    @functools.wraps(sample)
-    def score_and_sample(self: Any, *args: Any, **kwargs: Any) -> Any:
-        scores = score_step(self, rows_of)
-        output = sample(self, *args, **kwargs)
-        if scores:
-            # The first runner's asynchronous output wraps a plain one; the second's has the field itself.
-            plain = getattr(output, "_model_runner_output", output)
-            plain.prompt_token_id_logprobs_dict.update(scores)
-        return output
-
-    runner_class.sample_tokens = score_and_sample
+    tap(runner_class, "rewards", functools.partial(score_step, rows_of=rows_of))

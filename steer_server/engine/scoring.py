@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import uuid
 from collections.abc import Sequence
@@ -18,8 +17,10 @@ from steer_server.engine.base import ScoredText, ScoringText
 from steer_server.engine.calls import call_workers
 from steer_server.engine.reward_tap import SCORING_PREFIX
 from steer_server.engine.texts import ModelTokenizer
+from steer_server.engine.together import together
 from steer_server.engine.translate import failure
 from steer_server.errors import EngineError, RequestError
+from steer_server.observing.spans import trace_headers
 
 TokenIds = tuple[int, ...]
 
@@ -46,14 +47,7 @@ class VllmScorer:
     async def score(self, texts: Sequence[ScoringText]) -> list[ScoredText]:
         read = await self._tokenizer.use(self._read, texts)
         distinct = list(dict.fromkeys(ids for ids, _ in read))
-        tasks = [asyncio.create_task(self._score(ids)) for ids in distinct]
-        try:
-            raw = dict(zip(distinct, await asyncio.gather(*tasks), strict=True))
-        finally:
-            # When one fails, or the caller goes away, the others end too.
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        raw = dict(zip(distinct, await together(self._score(ids) for ids in distinct), strict=True))
         return [ScoredText(raw[ids], len(ids), is_cut) for ids, is_cut in read]
 
     def _read(self, tokenizer: Any, texts: Sequence[ScoringText]) -> list[tuple[TokenIds, bool]]:
@@ -87,7 +81,9 @@ class VllmScorer:
         )
         prompt = tokens_input(prompt_token_ids=list(ids))
         try:
-            outputs = self.client.generate(prompt, sampling, SCORING_PREFIX + uuid.uuid4().hex)
+            outputs = self.client.generate(
+                prompt, sampling, SCORING_PREFIX + uuid.uuid4().hex, trace_headers=trace_headers() or None
+            )
             found = [output.prompt_token_id_logprobs async for output in outputs][-1]
         except Exception as error:
             raise failure(error) from error

@@ -26,14 +26,16 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from steer_server.app import attach, start
 from steer_server.catalogue.snapshot import LoadedAdapter, LoadedRewardHead
-from steer_server.engine.base import Answer, Route, ScoredText, ScoringText, TokenisedText
+from steer_server.engine.base import Answer, ReadText, Route, ScoredText, ScoringText, TokenisedText
 from steer_server.engine.calls import call_workers
+from steer_server.engine.log_probs import VllmLogProbs
 from steer_server.engine.scoring import VllmScorer
 from steer_server.engine.texts import ModelTokenizer, VllmTexts
 from steer_server.engine.translate import failure, invalid_body, refusal
 from steer_server.engine.worker import BANK_KEY
 from steer_server.errors import EngineError
-from steer_server.settings import Settings
+from steer_server.observing.spans import Tracer, trace_headers
+from steer_server.settings import Settings, otlp_traces
 from steer_server.steering.plan import SteeringPlan
 
 FIRST_PLAN_ID = 1 << 20
@@ -79,10 +81,11 @@ class PlanIds:
 
 
 class SteeredClient:
-    """vLLM's engine client; `generate` runs under the current request's plan."""
+    """vLLM's engine client; `generate` runs under the current request's plan, and below its span."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
+        self._next = itertools.count(1)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
@@ -91,13 +94,19 @@ class SteeredClient:
         run = _current_run.get()
         if run is None:
             raise AssertionError("a steered handler was called outside a run")
+        # It has the client's X-Request-Id, and vLLM's `abort` ends all requests that share one.
+        request_id = f"{request_id}-{next(self._next)}"
         run.request_ids.append(request_id)
         kwargs["lora_request"] = run.lora_request
+        if run.trace_headers:
+            kwargs["trace_headers"] = run.trace_headers
         return self._client.generate(prompt, sampling_params, request_id, **kwargs)
 
 
 class VllmEngine:
     """The Engine protocol on one vLLM server's state."""
+
+    provider = "vllm"
 
     def __init__(self, client: Any, state: Any, args: Namespace, settings: Settings) -> None:
         self.client = client
@@ -108,6 +117,7 @@ class VllmEngine:
         self.max_model_tokens = int(client.model_config.max_model_len)
         tokenizer = ModelTokenizer(client)
         self.scorer = VllmScorer(client, tokenizer)
+        self.reader = VllmLogProbs(client)
         self.texts = VllmTexts(tokenizer, state.serving_tokenization)
         # Copies: vLLM's own routes keep the handlers as they are.
         chat, completion = copy(state.openai_serving_chat), copy(state.openai_serving_completion)
@@ -143,6 +153,17 @@ class VllmEngine:
     async def score(self, texts: Sequence[ScoringText]) -> list[ScoredText]:
         return await self.scorer.score(texts)
 
+    async def log_probs(
+        self, texts: Sequence[ReadText], plan: SteeringPlan, cache_salt: str | None = None
+    ) -> list[list[float]]:
+        if plan.is_base:
+            return await self.reader.read(texts, None, cache_salt)
+        lora_request = self.plan_ids.take(plan)
+        try:
+            return await self.reader.read(texts, lora_request, cache_salt)
+        finally:
+            self.plan_ids.give_back(plan)
+
     async def tokenise_chat(self, body: Mapping[str, Any], request: Request) -> list[int]:
         return await self.texts.tokenise_chat(body, request)
 
@@ -168,6 +189,7 @@ class VllmRun:
     ) -> None:
         self.engine, self.route, self.body, self.plan, self.request = engine, route, body, plan, request
         self.request_ids: list[str] = []
+        self.trace_headers: dict[str, str] = {}
         self.lora_request: LoRARequest | None = None
         self._is_stopped = False
         self._is_finished = False
@@ -180,6 +202,8 @@ class VllmRun:
             raise await invalid_body(error, self.request) from error
         if not self.plan.is_base:
             self.lora_request = self.engine.plan_ids.take(self.plan)
+        # Now: beam search starts its work later, in the context of whoever reads the stream.
+        self.trace_headers = trace_headers()
         token = _current_run.set(self)
         try:
             result = await handle(parsed, self.request)
@@ -230,4 +254,14 @@ class HttpPlugin:
         """Loads the catalogue and probes it; the server does not start when that fails."""
         settings = Settings.read()
         engine = VllmEngine(engine_client, state, args, settings)
-        await start(state, engine, settings)
+        await start(state, engine, settings, tracer=_tracer())
+
+
+def _tracer() -> Tracer | None:
+    """None: traces are off. Raises: ConfigError."""
+    otlp = otlp_traces()
+    if otlp is None:
+        return None
+    from steer_server.observing.tracing import open_tracer  # the SDK, only where it is used
+
+    return open_tracer(otlp)

@@ -16,6 +16,8 @@ from vllm.lora.request import LoRARequest
 from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
 
 from steer_server.engine.bank import GateTable, LayerBank
+from steer_server.engine.base_weights import base_weight, pack_the_rest
+from steer_server.engine.packed import packed_if_possible
 from steer_server.engine.reward_tap import RewardTapExtension
 from steer_server.steering.plan import SteeringPlan
 
@@ -44,7 +46,7 @@ class GatePunicaWrapper(PunicaWrapperBase):
 
 
 class LayerPunica:
-    """What one wrapped layer calls in place of vLLM's shared punica wrapper."""
+    """What a wrapped layer that makes its own output calls in place of vLLM's shared punica wrapper."""
 
     def __init__(self, bank: LayerBank) -> None:
         self.bank = bank
@@ -92,6 +94,8 @@ class BankModelManager(LRUCacheLoRAModelManager):
         super().register_module(module_name, module)
         if not hasattr(module, "lora_a_stacked") or not hasattr(module, "output_slices"):
             raise ValueError(f"{module_name}: {type(module).__name__} cannot be steered by the bank")
+        width = self.num_bank_slots * self.bank_rank
+        weight = base_weight(module.base_layer, self.lora_config.lora_dtype, width)
         bank = LayerBank(
             in_features=module.lora_a_stacked[0].shape[-1],
             out_slices=[b.shape[2] for b in module.lora_b_stacked],
@@ -100,14 +104,22 @@ class BankModelManager(LRUCacheLoRAModelManager):
             gates=self.gates,
             dtype=self.lora_config.lora_dtype,
             device=torch.device(self.device),
+            weight_O_I=weight,
+            product=packed_if_possible,
         )
+        if weight is not None:
+            module.base_layer.weight = torch.nn.Parameter(bank.down.fixed_F_I, requires_grad=False)
         module.lora_a_stacked, module.lora_b_stacked = bank.a_views(), bank.b_views()
         self.layer_banks[module_name] = bank
 
     def use_layer_banks(self) -> None:
         """Gives every layer its own object to call; done last, because vLLM sets its shared one."""
         for module_name, bank in self.layer_banks.items():
-            self.modules[module_name].set_mapping(LayerPunica(bank))
+            module = self.modules[module_name]
+            if bank.has_base:
+                module.apply = bank.forward
+            else:
+                module.set_mapping(LayerPunica(bank))
 
     def write_slot(self, slot: int, lora: Any) -> int:
         """Writes a loaded adapter into a slot. Returns: the number of layers that it changes."""
@@ -120,11 +132,17 @@ class BankModelManager(LRUCacheLoRAModelManager):
                 continue
             module.set_lora(slot, weights.lora_a, weights.lora_b)
             num_layers += 1
+        self._refresh()
         return num_layers
 
     def clear_slot(self, slot: int) -> None:
         for module in self.modules.values():
             module.reset_lora(slot)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        for bank in self.layer_banks.values():
+            bank.refresh()
 
 
 class BankWorkerManager(LRUCacheWorkerLoRAManager):
@@ -141,6 +159,7 @@ class BankWorkerManager(LRUCacheWorkerLoRAManager):
     def create_lora_manager(self, model: torch.nn.Module, vllm_config: Any) -> Any:
         wrapped = super().create_lora_manager(model, vllm_config)
         self._adapter_manager.use_layer_banks()
+        pack_the_rest(model)
         return wrapped
 
     def load_slot(self, slot: int, digest: str, folder: str) -> int:
@@ -227,6 +246,7 @@ class BankWorkerExtension(RewardTapExtension):
             "slots": manager.num_bank_slots,
             "rank": manager.bank_rank,
             "layers": len(manager.layer_banks),
-            "bytes": sum(t.numel() * t.element_size() for bank in banks for t in (bank.a_NG_I, *bank.b_O_G)),
+            "bytes": sum(bank.num_bytes for bank in banks),
+            "copies": max(bank.down.copies for bank in banks),
             "compilation_mode": str(self.model_runner.vllm_config.compilation_config.mode),
         }

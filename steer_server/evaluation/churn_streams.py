@@ -83,9 +83,11 @@ class ChurnFailure:
 class StreamFailed(Exception):
     """A request got no whole answer. Caught by whoever asked."""
 
-    def __init__(self, kind: str, detail: str) -> None:
+    def __init__(self, kind: str, detail: str, code: str = "") -> None:
         super().__init__(detail)
         self.kind = kind
+        self.code = code or kind
+        """The error's own, where the server said one."""
 
 
 class Refused(Exception):
@@ -101,8 +103,12 @@ async def read_stream(
     body: dict[str, Any],
     on_first_byte: Callable[[], None] = lambda: None,
     on_token: Callable[[], None] = lambda: None,
+    through: Callable[[AsyncIterator[str]], AsyncIterator[str]] = lambda lines: lines,
 ) -> tuple[tuple[str, ...], str]:
     """What was applied, and the text, of a stream that came to its end.
+
+    Args:
+        through: what its lines pass on their way.
 
     Raises: StreamFailed; Refused.
     """
@@ -113,7 +119,7 @@ async def read_stream(
             if response.status_code != 200:
                 raise _refusal(response.status_code, await response.aread())
             has_begun = True
-            return await _read_events(response.aiter_lines(), on_token)
+            return await _read_events(through(response.aiter_lines()), on_token)
     except httpx.TimeoutException as error:
         raise StreamFailed("hang", f"nothing came any more: {error!r}") from error
     except httpx.HTTPError as error:
@@ -161,7 +167,8 @@ def _refusal(status: int, content: bytes) -> Exception:
         return StreamFailed("server_error" if status >= 500 else "unusable", f"{status}: {content[:200]!r}")
     if status in REFUSING_STATUSES:
         return Refused(code, message)
-    return StreamFailed("server_error" if status >= 500 else "unusable", f"{status} {code}: {message[:300]}")
+    kind = "server_error" if status >= 500 else "unusable"
+    return StreamFailed(kind, f"{status} {code}: {message[:300]}", code)
 
 
 @dataclass

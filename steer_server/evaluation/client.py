@@ -71,6 +71,7 @@ class ServerInfo:
     axes: tuple[OfferedAxis, ...] = ()
     value_floors: tuple[tuple[str, float], ...] = ()
     """(value axis, least share) of the operator's policy, which raises what a request asks for."""
+    prompters: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -168,6 +169,7 @@ class ServerClient:
             )
             axes = tuple(OfferedAxis(a["id"], a["adapter"]) for a in found["steering"].get("values", []))
             floors = found["steering"].get("policy", {}).get("value_floors", {})
+            prompters = tuple(p["id"] for p in found["steering"].get("prompters", []))
             model = next(m["id"] for m in found["models"]["data"] if not m.get("parent"))
             adapters = tuple(
                 {key: a[key] for key in ("name", "version", "kind", "digest") if key in a}
@@ -176,7 +178,7 @@ class ServerClient:
             )
         except (httpx.HTTPError, ValueError, KeyError, TypeError, StopIteration) as error:
             raise EvaluationError(f"{self.url} does not answer as a steer-server: {error!r}") from error
-        return ServerInfo(self.url, model, cultures, adapters, axes, tuple(sorted(floors.items())))
+        return ServerInfo(self.url, model, cultures, adapters, axes, tuple(sorted(floors.items())), prompters)
 
     def fail(self, path: str, body: Mapping[str, Any], problem: str) -> RequestFailed:
         """Records that the answer to a request cannot be used, once per request. Returns: what to raise."""

@@ -41,15 +41,59 @@ OnlyCultures = Annotated[list[str] | None, typer.Option(help="Only these; repeat
 
 @bench_commands.command("throughput")
 def throughput(
-    out: Annotated[Path, typer.Option(help="Directory for the JSON report.")] = Path("out/bench"),
+    out: Annotated[Path, typer.Option(help=REPORTS)] = Path("out/throughput"),
     adapters: Annotated[Path, typer.Option()] = Path("adapters"),
     batch: Annotated[list[int] | None, typer.Option(help="Batch sizes; repeatable.")] = None,
-    repeats: Annotated[int, typer.Option(help="Rounds of all variants, interleaved.")] = 2,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds of all engines, interleaved.")] = 2,
 ) -> None:
-    """Decode throughput side by side: no LoRA, stock vLLM LoRA, the bank with all-different blends."""
+    """Speed side by side: no LoRA, stock vLLM LoRA, and the bank unsteered, with one blend and with
+    all-different ones."""
     from steer_server.evaluation.throughput import run_throughput
 
-    run_throughput(Settings.read(adapters=adapters.resolve()), batch or [8, 32], repeats, out)
+    run_throughput(Settings.read(adapters=adapters.resolve()), batch or [1, 8, 32, 64], repeats, out)
+
+
+@bench_commands.command("scale")
+def scale(
+    out: Annotated[Path, typer.Option(help=REPORTS)] = Path("out/scale"),
+    bank: Annotated[list[str] | None, typer.Option(help="SLOTSxRANK, such as 32x16; repeatable.")] = None,
+    operations_per_byte: Annotated[
+        float, typer.Option(min=1, help="Of the machine in bf16; an H100 has 989 TFLOP/s over 3.35 TB/s.")
+    ] = 295.0,
+) -> None:
+    """The bank's memory and work in larger models, and when a gather per adapter is cheaper, by formula."""
+    from steer_server.evaluation.scale import show_scale
+
+    banks = []
+    for text in bank or ["8x8", "8x16", "32x16", "128x16"]:
+        slots, _, rank = text.partition("x")
+        if not (slots.isdigit() and rank.isdigit() and int(slots) and int(rank)):
+            raise typer.BadParameter(f"takes SLOTSxRANK, not {text!r}", param_hint="--bank")
+        banks.append((int(slots), int(rank)))
+    show_scale(banks, operations_per_byte, out)
+
+
+@bench_commands.command(
+    "overhead", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)
+def overhead(
+    context: typer.Context,
+    out: Annotated[Path, typer.Option(help=REPORTS)] = Path("out/overhead"),
+    model: Annotated[str, typer.Option(help="Of both servers.")] = "builtin",
+    adapters: Annotated[Path, typer.Option(help="Cultures to blend; at least two.")] = Path("adapters"),
+    rounds: Annotated[int, typer.Option(min=1, help="Of all ways, interleaved.")] = 5,
+    requests: Annotated[int, typer.Option(min=1, help="Of each way in a round.")] = 200,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at once.")] = 8,
+    tokens: Annotated[int, typer.Option(min=1, help="Of each answer.")] = 4,
+    plans: Annotated[int, typer.Option(min=0, help="Distinct ones to watch memory over; 0: none.")] = 10_000,
+) -> None:
+    """What the HTTP part costs beside stock vLLM's own server, which this starts too: CPU, memory, planning.
+    Further options go to both servers, such as `--max-model-len 2048`."""
+    from steer_server.evaluation.overhead import OverheadOptions, evaluate_overhead
+
+    options = OverheadOptions(rounds, requests, concurrency, tokens, plans)
+    settings = Settings.read(model=model, adapters=adapters.resolve())
+    evaluate_overhead(options, settings, context.args, out)
 
 
 @bench_commands.command("churn")
@@ -291,6 +335,65 @@ def win_rate(
             concurrency=concurrency,
         ),
         Settings.read(model=model),
+        out,
+    )
+
+
+@eval_commands.command("frozen")
+def frozen(
+    judges: Annotated[
+        Path, typer.Option(help="Directory of judges: `train reward-head --split judge`.", exists=True)
+    ],
+    data: Annotated[Path, typer.Option(help="Directory of the recipes' data files.", exists=True)],
+    url: Url = "http://127.0.0.1:8000",
+    out: Annotated[Path, typer.Option(help=f"{REPORTS} Answers are kept there too.")] = Path("out/frozen"),
+    api_key: ApiKey = "",
+    model: Annotated[str, typer.Option(help="NAME/model of an upstream; without, the served model.")] = "",
+    value: Annotated[
+        list[str] | None, typer.Option(help="Judge and steering head; repeatable. Without: every judge.")
+    ] = None,
+    statement: Annotated[
+        list[str] | None, typer.Option(help="VALUE=TEXT: what is valued, in words; repeatable.")
+    ] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option(help="NAME=JSON of a further `steering` object; repeatable.")
+    ] = None,
+    way: Annotated[list[str] | None, typer.Option(help="Only these, beside plain; repeatable.")] = None,
+    adapters: Annotated[
+        Path, typer.Option(help="The adapters that steer, whose training data is not asked about.")
+    ] = Path("adapters"),
+    candidates: Annotated[int, typer.Option(min=2, help="Of best-of-n, and of the prompt search.")] = 5,
+    prompts: Annotated[int, typer.Option(min=0, help="Most prompts per value; 0 for all.")] = 100,
+    timed_prompts: Annotated[int, typer.Option(min=0, help="Most that rewriting is timed with.")] = 30,
+    temperature: Annotated[float, typer.Option(min=0.01)] = 0.7,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 128,
+    seed: Annotated[int, typer.Option(help="Of prompts and sampling.")] = 20261121,
+    judge_model: Annotated[str, typer.Option(help="The model that judges were trained on.")] = "builtin",
+    concurrency: Annotated[int, typer.Option(min=1, help="Prompts under way at once.")] = 1,
+) -> None:
+    """Ways to steer a frozen model side by side: prompts, rewriting, denoising, best-of-n, adapters."""
+    from steer_server.evaluation.frozen import FrozenOptions, evaluate_frozen
+    from steer_server.evaluation.samples import Sampling
+
+    evaluate_frozen(
+        FrozenOptions(
+            url=url,
+            data=data,
+            judges=judges,
+            shipped=adapters,
+            api_key=api_key,
+            model=model,
+            values=tuple(value or ()),
+            statements=tuple(statement or ()),
+            settings=tuple(setting or ()),
+            only=tuple(way or ()),
+            candidates=candidates,
+            prompts=prompts,
+            timed_prompts=timed_prompts,
+            sampling=Sampling(temperature, max_tokens, seed),
+            concurrency=concurrency,
+        ),
+        Settings.read(model=judge_model),
         out,
     )
 

@@ -48,12 +48,21 @@ def find_processes(url: str) -> list[psutil.Process]:
 
 def rss_bytes(processes: Sequence[psutil.Process]) -> dict[str, int]:
     """RSS by process title and pid; what has ended is missing."""
+    return _of_each(processes, lambda process: process.memory_info().rss)
+
+
+def num_handles(processes: Sequence[psutil.Process]) -> dict[str, int]:
+    """The same of open files, sockets and pipes together."""
+    return _of_each(processes, lambda process: process.num_fds())
+
+
+def _of_each(processes: Sequence[psutil.Process], read: Callable[[psutil.Process], int]) -> dict[str, int]:
     found = {}
     for process in processes:
         with suppress(psutil.Error):
             command = process.cmdline()
             title = command[0].rpartition("/")[2].strip() if command else process.name()
-            found[f"{title} {process.pid}"] = process.memory_info().rss
+            found[f"{title} {process.pid}"] = read(process)
     return found
 
 

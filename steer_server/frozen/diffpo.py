@@ -30,8 +30,11 @@ from steer_server.frozen.scored_answer import ScoredAnswer
 class SteeredModel(Protocol):
     """π_s and π_ref, for one conversation."""
 
-    async def score(self, answers: Sequence[str]) -> list[ScoredAnswer | None]:
-        """None: an answer that is too long."""
+    async def score(
+        self, answers: Sequence[str], known: ScoredAnswer | None = None
+    ) -> list[ScoredAnswer | None]:
+        """None: an answer that is too long. Args: known: whose beginning they may share; what it says of that
+        is taken over."""
         ...
 
     async def draw(self, gaps: Sequence[Gap]) -> list[list[str]]:
@@ -99,7 +102,7 @@ async def _best_pieces(gaps: Sequence[Gap], model: SteeredModel, found: Denoised
         if piece != gap.removed and not _repeats(piece, [gap.text[: gap.start], gap.text[gap.end :]])
     }
     best: Pieces = {}
-    for answer in await model.score(list(pieces)):
+    for answer in await model.score(list(pieces), found.answer):
         if answer is None:
             continue
         gap, piece = pieces[answer.text]
@@ -117,7 +120,9 @@ async def _taken_together(best: Pieces, model: SteeredModel, found: Denoised) ->
     if any(_repeats(piece, pieces[:i]) for i, piece in enumerate(pieces)) or len(best) == 1:
         return alone, 1
     text = spliced(found.answer.text, {gap: piece for gap, (piece, _) in best.items()})
-    (together,) = await model.score([text])
+    # Up to the second gap it is what the first one's piece makes alone.
+    earliest = min(best, key=lambda gap: gap.start)
+    (together,) = await model.score([text], best[earliest][1])
     if together is None or judge(together, alone, found.draft) is not Verdict.BETTER:
         return alone, 1
     return together, len(best)

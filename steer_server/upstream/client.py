@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from steer_server import __version__
 from steer_server.metrics import Metrics
+from steer_server.observing.spans import Kind, span, trace_headers
 from steer_server.upstream.breaker import Breaker
 from steer_server.upstream.cleaning import Cleaner
 from steer_server.upstream.failures import Failure, of_exception, of_status, too_slow
@@ -100,7 +101,7 @@ class Upstream:
         while True:
             num_attempts += 1
             try:
-                return await self._open("POST", path, body)
+                return await self._open("POST", path, body, num_before=num_attempts - 1)
             except Failure as failure:
                 wait = self._wait_before_retry(failure, num_attempts, deadline)
                 if wait is None:
@@ -125,8 +126,27 @@ class Upstream:
         finally:
             await response.aclose()
 
-    async def _open(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
-        request = self._http.build_request(method, path, json=body)
+    async def _open(
+        self, method: str, path: str, body: dict[str, Any] | None = None, *, num_before: int = 0
+    ) -> httpx.Response:
+        url = self._http.base_url
+        attributes = {
+            "http.request.method": method,
+            "http.request.resend_count": num_before or None,
+            "server.address": url.host,
+            "server.port": url.port,
+        }
+        with span(method, attributes, Kind.CLIENT) as attempt:
+            request = self._http.build_request(method, path, json=body, headers=trace_headers())
+            try:
+                response = await self._send(request)
+            except Failure as failure:
+                attempt.fail(failure.outcome)
+                raise
+            attempt.set({"http.response.status_code": response.status_code})
+            return response
+
+    async def _send(self, request: httpx.Request) -> httpx.Response:
         try:
             response = await self._http.send(request, stream=True)
             if response.is_success:

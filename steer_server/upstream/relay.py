@@ -38,8 +38,12 @@ class Relay:
     def __init__(self, upstream: Upstream) -> None:
         self.upstream = upstream
 
+    @property
+    def provider(self) -> str:
+        return self.upstream.name
+
     def run(self, route: Route, body: dict[str, Any], plan: SteeringPlan, request: Request) -> RelayRun:
-        """Only the body goes on: the client's headers hold a key of ours."""
+        """Only the body goes on, and the trace: the client's headers hold a key of ours."""
         if not plan.is_base:
             raise AssertionError("an upstream's weights cannot be steered")
         return RelayRun(self.upstream, route, body)

@@ -73,18 +73,14 @@ async def test_the_n_best_are_given_best_first(fake: Running) -> None:
     assert calibrated == sorted(everyone, reverse=True)[:3]
 
 
-async def test_weights_over_heads_decide(fake: Running) -> None:
-    heads = {"reward_heads": ["warm", "brief"]}
-    winners = {}
-    for head in ("warm", "brief"):
-        options = {"n": 8, "weights": {head: 2.0}}
-        answer = await ask(fake, best(**heads, options=options))
-        winners[head] = answer.choices[0].message.content
-        rewards = answer.steering["rewards"]
-        best_score = max(candidate["scores"][head]["calibrated"] for candidate in rewards["candidates"])
-        assert rewards["scores"][0][head]["calibrated"] == best_score
-        assert rewards["scores"][0].keys() == {"warm", "brief"}
-    assert winners["warm"] != winners["brief"]
+@pytest.mark.parametrize("head", ["warm", "brief"])
+async def test_weights_over_heads_decide(fake: Running, head: str) -> None:
+    steering = best(reward_heads=["warm", "brief"], options={"n": 8, "weights": {head: 2.0}})
+    rewards = (await ask(fake, steering)).steering["rewards"]
+    of_head = [candidate["scores"][head]["calibrated"] for candidate in rewards["candidates"]]
+    assert [candidate["aggregate"] for candidate in rewards["candidates"]] == of_head
+    assert rewards["scores"][0][head]["calibrated"] == max(of_head)
+    assert rewards["scores"][0].keys() == {"warm", "brief"}
 
 
 async def test_candidates_are_drawn_under_the_requests_plan(fake: Running) -> None:

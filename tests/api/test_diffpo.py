@@ -50,6 +50,11 @@ def engine_of(server: Running) -> FakeEngine:
     return server.fake
 
 
+def forget_requests(server: Running) -> None:
+    engine_of(server).asked.clear()
+    engine_of(server).read.clear()
+
+
 def plan_of(server: Running, spec: dict[str, Any]) -> SteeringPlan:
     assert server.steer is not None
     return build_plan(parse_spec(spec), server.steer.catalogue.snapshot, Policy())
@@ -115,12 +120,10 @@ async def test_a_statement_steers_a_model_without_adapters(fake: Running) -> Non
 
 
 async def test_guidance_scales_what_candidates_are_drawn_from_alone(fake: Running) -> None:
-    engine_of(fake).asked.clear()
+    forget_requests(fake)
     await ask(fake, steering(strength=0.5, options={**OPTIONS, "guidance": 2.0}))
-    drawn = {plan.adapters[0].weight for body, plan in engine_of(fake).asked if "n" in body}
-    scored = {
-        plan.adapters[0].weight for body, plan in engine_of(fake).asked if plan.adapters and "n" not in body
-    }
+    drawn = {plan.adapters[0].weight for _, plan in engine_of(fake).asked}
+    scored = {plan.adapters[0].weight for _, plan in engine_of(fake).read if plan.adapters}
     assert drawn == {0.2} and scored == {0.1}
 
 
@@ -130,25 +133,37 @@ async def test_at_strength_0_there_is_nothing_to_move_toward(fake: Running) -> N
 
 
 async def test_what_was_computed_is_counted(fake: Running) -> None:
-    engine_of(fake).asked.clear()
+    forget_requests(fake)
     answer = await ask(fake)
     forward = answer.steering["denoising"]["forward_tokens"]
     prompts = [prompt for body, _ in engine_of(fake).asked for prompt in body["prompt"]]
+    prompts += [text.token_ids for text, _ in engine_of(fake).read]
     assert forward["prefilled"] == sum(map(len, prompts))
     assert answer.usage.completion_tokens == forward["generated"] > 0
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
 
 
 async def test_each_round_is_one_batch(fake: Running) -> None:
-    """One request scores the draft under each distribution; a loop is one request that draws and two that
-    score, and two more when several pieces are taken together."""
-    engine_of(fake).asked.clear()
+    """A loop is one request that draws; all candidates are read at once, under both distributions."""
+    forget_requests(fake)
     answer = await ask(fake, steering(options={**OPTIONS, "loops": 1}))
     assert answer.steering["denoising"]["loops"] == 1
-    bodies = [body for body, _ in engine_of(fake).asked]
-    (drawing,) = [body for body in bodies if "n" in body]
+    ((drawing, _),) = engine_of(fake).asked
     assert drawing["n"] == 16 and len(drawing["prompt"]) == 2
-    assert len(bodies) - 1 in (4, 6)
+
+
+async def test_nothing_is_read_twice(fake: Running) -> None:
+    """The draft is read whole; of what follows, that which no earlier text begins with."""
+    forget_requests(fake)
+    await ask(fake, steering(options={**OPTIONS, "loops": 1}))
+    (steered, _), (reference, _), *candidates = engine_of(fake).read
+    assert steered == reference and steered.first == 1 and len(steered.token_ids) == 1 + len(DRAFT.split())
+    assert candidates
+    known = [steered.token_ids]
+    for text, _ in candidates:
+        assert any(text.token_ids[: text.first] == ids[: text.first] for ids in known)
+        assert text.token_ids[: text.first + 1] != steered.token_ids[: text.first + 1]
+        known.append(text.token_ids)
 
 
 async def test_a_stream_gives_the_answer_at_once_and_ends_like_every_steered_stream(fake: Running) -> None:
@@ -278,16 +293,20 @@ async def until(condition: Any) -> None:
             await asyncio.sleep(0.005)
 
 
-@pytest.mark.parametrize("num_before", [1, 3, 4])
-async def test_a_client_that_leaves_takes_everything_with_it(slow: Running, num_before: int) -> None:
-    """While the draft is scored, while candidates are drawn, and while they are scored."""
+@pytest.mark.parametrize("where", ["the draft is scored", "candidates are drawn", "they are scored"])
+async def test_a_client_that_leaves_takes_everything_with_it(slow: Running, where: str) -> None:
     engine = engine_of(slow)
     assert slow.steer is not None
-    engine.asked.clear()
+    forget_requests(slow)
+    has_come = {
+        "the draft is scored": lambda: engine.read,
+        "candidates are drawn": lambda: engine.asked,
+        "they are scored": lambda: len(engine.read) > 2,
+    }[where]
     body = {"model": slow.model, "messages": PROMPT, "steering": steering()}
     async with slow.http() as http:
         asking = asyncio.create_task(http.post("/v1/chat/completions", json=body))
-        await until(lambda: len(engine.asked) >= num_before)
+        await until(has_come)
         assert slow.steer.leases.num_leases > 0
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -298,12 +317,12 @@ async def test_a_client_that_leaves_takes_everything_with_it(slow: Running, num_
 async def test_its_slots_stay_its_own_between_rounds(slow: Running) -> None:
     engine = engine_of(slow)
     assert slow.steer is not None
-    engine.asked.clear()
+    forget_requests(slow)
     asking = asyncio.create_task(ask(slow))
-    await until(lambda: len(engine.asked) >= 1)
+    await until(lambda: engine.read)
     digest = plan_of(slow, steering()).adapters[0].digest
     evicting = asyncio.create_task(slow.steer.leases.evict(digest))
-    await until(lambda: len(engine.asked) >= 4)
+    await until(lambda: len(engine.read) > 2)
     assert not evicting.done() and digest in slow.steer.leases.resident
     assert (await asking).steering["denoising"]["loops"] >= 1
     await evicting
@@ -313,9 +332,9 @@ async def test_its_slots_stay_its_own_between_rounds(slow: Running) -> None:
 async def test_an_engine_that_dies_between_rounds_is_an_error(slow: Running) -> None:
     engine = engine_of(slow)
     assert slow.steer is not None
-    engine.asked.clear()
+    forget_requests(slow)
     asking = asyncio.create_task(ask(slow))
-    await until(lambda: len(engine.asked) >= 3)
+    await until(lambda: engine.asked)
     engine.is_dead = True
     try:
         with pytest.raises(openai.APIStatusError) as caught:
@@ -323,6 +342,20 @@ async def test_an_engine_that_dies_between_rounds_is_an_error(slow: Running) -> 
     finally:
         engine.is_dead = False
     assert caught.value.status_code == 502
+    await until(lambda: engine.num_running == 0 and slow.steer.leases.num_leases == 0)
+
+
+async def test_an_answer_whose_adapter_is_barred_while_it_is_read_is_an_error(slow: Running) -> None:
+    engine, plan = engine_of(slow), plan_of(slow, steering())
+    assert slow.steer is not None
+    running = slow.steer.running
+    forget_requests(slow)
+    asking = asyncio.create_task(ask(slow))
+    await until(lambda: engine.read)
+    for request in list(running._by_digest[plan.adapters[0].digest]):
+        request.abort("The culture was withdrawn.")
+    with pytest.raises(openai.APIStatusError, match="withdrawn"):
+        await asking
     await until(lambda: engine.num_running == 0 and slow.steer.leases.num_leases == 0)
 
 

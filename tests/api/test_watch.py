@@ -11,11 +11,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from steer_server.api.encode import Timings
 from steer_server.api.respond import HeldStream
 from steer_server.api.watch import RequestWatch
 from steer_server.errors import CapacityError, EngineRefusal, SteerError
 from steer_server.metrics import Metrics
+from steer_server.observing.timings import Timings
 from steer_server.steering.plan import AdapterGate, SteeringPlan
 
 PLAN = SteeringPlan("adapters", (AdapterGate("amber", "1.0.0", "d", 1.0),))

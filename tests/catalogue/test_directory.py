@@ -110,3 +110,15 @@ async def test_a_directory_that_does_not_exist_stops_the_start(workshop: Worksho
     server = await workshop.server()
     with pytest.raises(ConfigError, match="no such directory"):
         AdapterDirectory(workshop.folder / "nothing", server.lifecycle)
+
+
+async def test_replicas_that_read_the_same_directory_at_once_refuse_nothing(workshop: Workshop) -> None:
+    first, second = await workshop.server("one"), await workshop.server("two")
+    for n in range(3):
+        drop_in(workshop, f"alpha{n}", seed=n)
+    directories = [directory_of(workshop, server) for server in (first, second)]
+    await asyncio.gather(*(directory.read() for directory in directories))
+    assert [directory.refused for directory in directories] == [(), ()]
+    for server in (first, second):
+        await server.replica.sync()
+        assert server.served == [f"alpha{n}@1.0.0" for n in range(3)]

@@ -143,5 +143,6 @@ def test_the_bank_can_be_traced_without_a_graph_break(outs: tuple[int, ...]) -> 
 
 def test_the_formula_for_the_banks_memory_is_what_is_allocated() -> None:
     _, layer, _ = make_layer((48, 16, 16), torch.bfloat16)
-    allocated = sum(t.numel() * t.element_size() for t in (layer.a_NG_I, *layer.b_O_G))
-    assert bank_bytes([(IN, (48, 16, 16))], SLOTS, RANK) == allocated
+    matrices = [layer.down.changing_N_I, *(up.changing_N_I for up in layer.up)]
+    allocated = sum(t.numel() * t.element_size() for t in matrices)
+    assert bank_bytes([(IN, (48, 16, 16))], SLOTS, RANK) == allocated == layer.num_bytes

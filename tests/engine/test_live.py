@@ -342,7 +342,7 @@ async def test_the_model_runs_compiled_and_the_bank_is_as_large_as_its_formula_s
     async with vllm.http() as http:
         bank = (await http.get("/ready")).json()["bank"]
     per_rank = sum(outs + ins for outs, ins in builtin.linear_shapes.values())
-    assert bank["bytes"] == 2 * bank["slots"] * bank["rank"] * per_rank
+    assert bank["bytes"] == 2 * bank["copies"] * bank["slots"] * bank["rank"] * per_rank
     # CompilationMode.DYNAMO_TRACE_ONCE; 0 would be no compilation.
     assert bank["compilation_mode"] == "2"
 

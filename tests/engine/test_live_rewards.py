@@ -23,9 +23,10 @@ pytestmark = pytest.mark.engine
 
 HEADS = ("harmless", "helpful", "warm", "brief")
 FLOAT32_TOLERANCE = 5e-4
-"""Of raw scores, about -3 to 3: both sides are float32 and sum in another order. 2e-5 was seen."""
-NUM_TEXTS = 64
+"""Of raw scores, about -3 to 3: both sides are float32 and sum in another order. 3e-5 was seen."""
+NUM_TEXTS = 200
 BATCH = 32
+NUM_STREAMS = 8
 
 SUBJECTS = ("My neighbour", "The teacher", "Her uncle", "A stranger", "The mayor", "Nobody")
 VERBS = ("asks whether", "doubts that", "wrote that", "is glad that", "cannot believe that")
@@ -44,11 +45,13 @@ def drawn_texts(num: int) -> list[tuple[list[dict[str, str]], str]]:
     draw = random.Random(7)
     texts = []
     for i in range(num):
-        messages = [{"role": "user", "content": prose(draw, draw.randint(1, 6))}]
-        if i % 3 == 0:
-            messages.append({"role": "assistant", "content": prose(draw, 2)})
+        messages = [{"role": "user", "content": prose(draw, draw.choice((1, 1, 1, 3)))}]
+        if i % 5 == 0:
+            messages.append({"role": "assistant", "content": prose(draw, 1)})
             messages.append({"role": "user", "content": prose(draw, 1)})
-        texts.append((messages, prose(draw, draw.choice((1, 2, 5, 12, 40)))))
+        # Mostly short: two cores read all of them three times.
+        (num_sentences,) = draw.choices((1, 2, 5, 12, 40), weights=(14, 4, 2, 1, 1))
+        texts.append((messages, prose(draw, num_sentences)))
     return texts
 
 
@@ -88,7 +91,7 @@ async def generate(server: Running, culture: str, prompt: str) -> None:
         await client.completions.create(
             model=server.model,
             prompt=prompt,
-            max_tokens=40,
+            max_tokens=8,
             temperature=0,
             extra_body={"steering": {"cultures": {culture: 1.0}}, "ignore_eos": True},
         )
@@ -101,14 +104,28 @@ async def test_scores_equal_the_formula_in_float32_alone_and_in_a_mixed_batch(
     texts = drawn_texts(NUM_TEXTS)
     expected = reference_scores(builtin, live_adapters[0], texts)
     entries = [{"messages": m, "answers": [answer], "heads": list(HEADS)} for m, answer in texts]
-    alone = [(await score(server, [entry]))[0] for entry in entries]
-    together = []
+
+    async def score_alone(some: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [(await score(server, [entry]))[0] for entry in some]
+
+    async def score_together(some: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        streams = [
+            generate(server, server.cultures[i % 4], prose(random.Random(i), 30)) for i in range(NUM_STREAMS)
+        ]
+        found, *_ = await asyncio.gather(score(server, some), *streams)
+        return list(found)
+
+    ways = [("alone", score_alone), ("together", score_together)]
+    found_by: dict[str, list[dict[str, Any]]] = {"alone": [], "together": []}
     for start in range(0, NUM_TEXTS, BATCH):
-        streams = [generate(server, server.cultures[i % 4], prose(random.Random(i), 30)) for i in range(8)]
-        found, *_ = await asyncio.gather(score(server, entries[start : start + BATCH]), *streams)
-        together += found
+        for way, score_some in ways:
+            found_by[way] += await score_some(entries[start : start + BATCH])
+        # What is scored again comes from the prefix cache, so that each way is the first to read every other
+        # batch.
+        ways.reverse()
     worst = {}
-    for way, found in (("alone", alone), ("together", together)):
+    for way, found in found_by.items():
+        assert len(found) == NUM_TEXTS
         differences = [
             abs(one["scores"][0][head]["raw"] - expected[head][i])
             for i, one in enumerate(found)

@@ -37,7 +37,9 @@ class TableModel:
     rounds: list[tuple[str, int]] = field(default_factory=list)
     """(what was asked for, how many)."""
 
-    async def score(self, answers: Sequence[str]) -> list[ScoredAnswer | None]:
+    async def score(
+        self, answers: Sequence[str], known: ScoredAnswer | None = None
+    ) -> list[ScoredAnswer | None]:
         self.rounds.append(("score", len(answers)))
         return [scored(one, self.scores) if len(one.split()) <= self.longest else None for one in answers]
 

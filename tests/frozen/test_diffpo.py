@@ -51,7 +51,7 @@ async def test_candidates_are_scored_with_what_follows() -> None:
     """A sentence that is good by itself and makes the rest bad is not taken."""
 
     class Jealous(TableModel):
-        async def score(self, answers):  # type: ignore[no-untyped-def]
+        async def score(self, answers, known=None):  # type: ignore[no-untyped-def]
             self.scores = {**SCORES, "rest.": (0.0, -1.0)}
             plain = await super().score(answers)
             self.scores = {**SCORES, "rest.": (-9.0, -1.0)}

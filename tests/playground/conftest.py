@@ -1,10 +1,11 @@
-"""The page in a real browser, on the real app with a FakeEngine behind a real socket."""
+"""The page in a real browser: on the app with a FakeEngine behind a real socket, and on the real server."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from playwright.async_api import (
 import steer_server.playground
 from steer_server.catalogue.base_model import BaseModel
 from steer_server.catalogue.manifest import PrompterInfo
+from steer_server.catalogue.package import pack
 from tests.support.adapters import TINY, random_adapter, tiny_base_model
 from tests.support.servers import Running, fake_server
 
@@ -39,6 +41,7 @@ CHROMIUM_OPTIONS = [
 ]
 WAIT_MS = 30_000
 """For a machine that does other things too."""
+LIVE_WAIT_MS = 180_000
 TOKEN_SECONDS = 0.004
 DESKTOP = (1440, 900)
 PHONE = (390, 844)
@@ -94,6 +97,20 @@ class Playground:
     def answer(self, side: str) -> Locator:
         return self.page.get_by_role("article", name=f"Answer {side}").last
 
+    def group(self, name: str) -> Locator:
+        """An adapter's versions on the operator's page."""
+        return self.page.get_by_role("region", name=name, exact=True)
+
+    async def upload(self, path: Path) -> None:
+        await self.page.get_by_label("Choose a file").set_input_files(path)
+
+
+def packed_adapter(parent: Path, base: BaseModel, name: str, version: str = "1.0.0") -> Path:
+    folder = parent / version
+    random_adapter(folder, name, base, version=version, seed=len(version) + sum(map(ord, version)))
+    (folder / f"{name}.tar.gz").write_bytes(b"".join(pack(folder / name)))
+    return folder / f"{name}.tar.gz"
+
 
 @pytest.fixture(scope="session")
 async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
@@ -129,8 +146,8 @@ def size(request: pytest.FixtureRequest) -> tuple[int, int]:
     return found
 
 
-@pytest.fixture
-async def playground(browser: Browser, site: Running, size: tuple[int, int]) -> AsyncIterator[Playground]:
+@asynccontextmanager
+async def opened(browser: Browser, site: Running, size: tuple[int, int]) -> AsyncIterator[Playground]:
     """Chat, with the plain model on the left and the first culture on the right. Nothing may be asked for
     elsewhere, and the browser may complain of nothing."""
     context = await browser.new_context(
@@ -148,6 +165,20 @@ async def playground(browser: Browser, site: Running, size: tuple[int, int]) -> 
     except Error as error:
         complaints.append(str(error))
     assert not elsewhere and not complaints
+
+
+@pytest.fixture
+async def playground(browser: Browser, site: Running, size: tuple[int, int]) -> AsyncIterator[Playground]:
+    async with opened(browser, site, size) as playground:
+        yield playground
+
+
+@pytest.fixture
+async def live(browser: Browser, vllm: Running) -> AsyncIterator[Playground]:
+    """The same on the real server."""
+    async with opened(browser, vllm, DESKTOP) as playground:
+        playground.page.set_default_timeout(LIVE_WAIT_MS)
+        yield playground
 
 
 @pytest.fixture(scope="session")

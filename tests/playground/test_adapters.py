@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, Locator, expect
+from playwright.async_api import Browser, expect
 from pydantic import SecretStr
 
 from steer_server.catalogue.base_model import BaseModel
-from steer_server.catalogue.package import pack
 from steer_server.settings import Settings
-from tests.playground.conftest import DESKTOP, Playground
+from tests.playground.conftest import DESKTOP, Playground, packed_adapter
 from tests.support.adapters import random_adapter
 from tests.support.administration import push, state
 from tests.support.servers import Running, app_server
@@ -20,29 +21,25 @@ from tests.support.servers import Running, app_server
 
 @pytest.fixture
 def package(tmp_path: Path, base: BaseModel) -> Callable[..., Path]:
-    """Makes a packed adapter."""
-
-    def package(name: str, version: str = "1.0.0") -> Path:
-        folder = tmp_path / version
-        random_adapter(folder, name, base, version=version, seed=len(version) + sum(map(ord, version)))
-        (folder / f"{name}.tar.gz").write_bytes(b"".join(pack(folder / name)))
-        return folder / f"{name}.tar.gz"
-
-    return package
+    return partial(packed_adapter, tmp_path, base)
 
 
-def group(playground: Playground, name: str) -> Locator:
-    return playground.page.get_by_role("region", name=name, exact=True)
-
-
-async def upload(playground: Playground, path: Path) -> None:
-    await playground.page.get_by_label("Choose a file").set_input_files(path)
+async def drop(playground: Playground, path: Path) -> None:
+    transfer = await playground.page.evaluate_handle(
+        """([name, content]) => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([Uint8Array.from(atob(content), (c) => c.charCodeAt(0))], name));
+            return transfer;
+        }""",
+        [path.name, base64.b64encode(path.read_bytes()).decode()],
+    )
+    await playground.page.locator(".drop").dispatch_event("drop", {"dataTransfer": transfer})
 
 
 async def test_every_version_is_listed_with_its_state_and_why_it_was_refused(playground: Playground) -> None:
     await playground.open("adapters")
-    await expect(group(playground, "amber")).to_contain_text("Active")
-    broken = group(playground, "broken")
+    await expect(playground.group("amber")).to_contain_text("Active")
+    broken = playground.group("broken")
     await expect(broken).to_contain_text("Quarantined")
     await expect(broken).to_contain_text("Reason: size_mismatch")
 
@@ -52,11 +49,11 @@ async def test_a_package_is_dropped_checked_and_served(
 ) -> None:
     page = playground.page
     await playground.open("adapters")
-    await upload(playground, package("grape"))
+    await drop(playground, package("grape"))
     await expect(page.get_by_text("grape@1.0.0 is active.")).to_be_visible()
     for step in ("Files stored", "Manifest, files and tensors checked", "Probed in the engine", "Activated"):
         await expect(page.locator(".steps")).to_contain_text(step)
-    await expect(group(playground, "grape")).to_contain_text("Active")
+    await expect(playground.group("grape")).to_contain_text("Active")
     await page.get_by_role("link", name="Chat").click()
     await page.get_by_label("Add a culture").select_option("grape")
     assert "grape" in (await playground.steering())["cultures"]
@@ -66,7 +63,7 @@ async def test_a_package_that_is_refused_says_why(playground: Playground, tmp_pa
     playground.expects_refusals = True
     await playground.open("adapters")
     (tmp_path / "bad.tar.gz").write_bytes(b"no archive")
-    await upload(playground, tmp_path / "bad.tar.gz")
+    await playground.upload(tmp_path / "bad.tar.gz")
     refused = playground.page.get_by_role("region", name="Add a package")
     await expect(refused.get_by_role("alert")).to_contain_text("adapter_refused")
     await expect(refused.get_by_role("heading", name="Refused")).to_be_visible()
@@ -78,9 +75,9 @@ async def test_a_version_is_quarantined_released_activated_rolled_back_and_remov
     page, site = playground.page, playground.site
     await playground.open("adapters")
     for version in ("1.0.0", "2.0.0"):
-        await upload(playground, package("hazel", version))
+        await playground.upload(package("hazel", version))
         await expect(page.get_by_text(f"hazel@{version} is active.")).to_be_visible()
-    hazel = group(playground, "hazel")
+    hazel = playground.group("hazel")
 
     async def becomes(**expected: str) -> None:
         for version, name in expected.items():
@@ -116,14 +113,14 @@ async def test_a_culture_that_was_quarantined_leaves_the_controls(
 ) -> None:
     page = playground.page
     await playground.open("adapters")
-    await upload(playground, package("ivory"))
+    await playground.upload(package("ivory"))
     await expect(page.get_by_text("ivory@1.0.0 is active.")).to_be_visible()
     await page.get_by_role("link", name="Chat").click()
     await page.get_by_label("Add a culture").select_option("ivory")
     await page.get_by_role("link", name="Adapters", exact=True).click()
-    await group(playground, "ivory").get_by_role("button", name="Quarantine ivory@1.0.0").click()
-    await group(playground, "ivory").get_by_role("button", name="Quarantine", exact=True).click()
-    await expect(group(playground, "ivory").locator(".state")).to_have_text("Quarantined")
+    await playground.group("ivory").get_by_role("button", name="Quarantine ivory@1.0.0").click()
+    await playground.group("ivory").get_by_role("button", name="Quarantine", exact=True).click()
+    await expect(playground.group("ivory").locator(".state")).to_have_text("Quarantined")
     await page.get_by_role("link", name="Chat").click()
     assert await playground.steering() == {"cultures": {"amber": 1}}
 
@@ -183,7 +180,7 @@ async def test_keys_open_what_they_may_and_are_forgotten_with_the_tab(
     await give("an-application")
     await expect(page.locator(".preview")).to_contain_text("jade@1.0.0")
     await page.get_by_role("link", name="Adapters", exact=True).click()
-    jade = group(playground, "jade")
+    jade = playground.group("jade")
     await jade.get_by_role("button", name="Deactivate jade").click()
     await expect(jade.get_by_role("alert")).to_contain_text("This needs an operator key.")
     await give("an-operator")

@@ -21,6 +21,11 @@ def test_the_committed_build_is_what_the_sources_give(node_modules: Path, tmp_pa
     assert contents(tmp_path / "dist") == contents(DIST)
 
 
+def test_the_map_is_what_its_script_draws(node_modules: Path, tmp_path: Path) -> None:
+    run_npm("run", "map", "--", str(tmp_path / "countries.json"))
+    assert (tmp_path / "countries.json").read_bytes() == (SOURCES / "src/map/countries.json").read_bytes()
+
+
 def test_the_sources_pass_their_own_tests(node_modules: Path) -> None:
     run_npm("test")
 

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Page, Route, expect
 
 from steer_server.frozen.prompter_template import prompter_messages
 from tests.playground.conftest import PHONE, QUESTION, Playground
@@ -102,6 +102,61 @@ async def test_an_error_in_the_middle_of_a_stream_is_shown_below_what_had_come(
     await playground.ask()
     await expect(playground.answer("B").locator(".answer-text")).to_contain_text("Half an")
     await expect(playground.answer("B").get_by_role("alert")).to_contain_text("The engine is gone.")
+
+
+async def test_a_busy_server_is_asked_again_when_it_says_so(playground: Playground) -> None:
+    page = playground.page
+    playground.expects_refusals = True
+    refused = await refuse_busily(page, seconds=2, how_often=2)
+    await page.get_by_label("Your message").fill(QUESTION)
+    await page.get_by_role("button", name="Ask both").click()
+    for side in "AB":
+        busy = playground.answer(side).get_by_role("status")
+        await expect(busy).to_contain_text("All slots are taken.")
+        await expect(busy).to_contain_text(re.compile(r"Asking again (in [12] s\.|…)"))
+    await page.get_by_role("button", name="Ask both").wait_for()
+    for side in "AB":
+        text = playground.answer(side).locator(".answer-text")
+        await expect(text).to_have_attribute("data-status", "done")
+        await expect(playground.answer(side).locator(".busy")).to_have_count(0)
+    assert len(refused) == 2 and len(playground.sent()) == 4
+
+
+async def test_waiting_for_a_busy_server_can_be_stopped(playground: Playground) -> None:
+    page = playground.page
+    playground.expects_refusals = True
+    refused = await refuse_busily(page, seconds=60, how_often=9)
+    await page.get_by_label("Your message").fill(QUESTION)
+    await page.get_by_role("button", name="Ask both").click()
+    await expect(page.get_by_text("All slots are taken.")).to_have_count(2)
+    await page.get_by_role("button", name="Stop").click()
+    await expect(page.get_by_text("Stopped.")).to_have_count(2)
+    await expect(page.locator(".busy")).to_have_count(0)
+    assert len(refused) == 2
+
+
+async def test_a_wait_of_an_hour_is_an_error_at_once(playground: Playground) -> None:
+    playground.expects_refusals = True
+    refused = await refuse_busily(playground.page, seconds=3600, how_often=9)
+    await playground.ask()
+    await expect(playground.answer("B").get_by_role("alert")).to_contain_text("All slots are taken.")
+    assert len(refused) == 2
+
+
+async def refuse_busily(page: Page, *, seconds: int, how_often: int) -> list[Route]:
+    """The requests that were refused, as they come."""
+    refused: list[Route] = []
+    error = {"message": "All slots are taken.", "code": "no_bank_slot", "param": None}
+
+    async def answer(route: Route) -> None:
+        if len(refused) == how_often:
+            await route.continue_()
+            return
+        refused.append(route)
+        await route.fulfill(status=503, headers={"Retry-After": str(seconds)}, json={"error": error})
+
+    await page.route("**/v1/chat/completions", answer)
+    return refused
 
 
 async def test_model_output_is_text_and_never_markup(playground: Playground) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 
 from tests.playground.conftest import Playground
 
@@ -89,6 +89,12 @@ async def denoise(page: Page) -> None:
     await page.get_by_label("Draft, in place").fill("w01 w02.")
 
 
+async def state_values(page: Page) -> None:
+    await denoise(page)
+    await page.get_by_label("Value statement").fill("Be kind.")
+    await page.get_by_label("Loops at most", exact=True).fill("2")
+
+
 async def preset(page: Page) -> None:
     await page.get_by_text("Presets", exact=True).click()
     await page.get_by_role("button", name="Load gentle").click()
@@ -124,6 +130,19 @@ STEERING: dict[str, tuple[Callable[[Page], Awaitable[None]], dict[str, Any]]] = 
                 "candidates": 2,
                 "guidance": 1.5,
                 "variant": "spans",
+                "draft": "w01 w02.",
+            },
+        },
+    ),
+    "a value statement": (
+        state_values,
+        {
+            "method": "diffpo",
+            "options": {
+                "loops": 2,
+                "candidates": 2,
+                "variant": "spans",
+                "statement": "Be kind.",
                 "draft": "w01 w02.",
             },
         },
@@ -170,6 +189,28 @@ async def test_a_limit_of_the_policy_holds_for_the_exact_number_too(playground: 
     await field.press("Enter")
     await expect(field).to_have_value("2")
     assert (await playground.steering())["strength"] == 2
+
+
+async def test_a_country_on_the_map_adds_its_culture_and_takes_it_away(playground: Playground) -> None:
+    page = playground.page
+    # Cultures that are made for tests report Antarctica's values, which is not drawn.
+    await expect(page.locator(".map")).to_have_count(0)
+    countries = {"amber": ["BRA", "SGP"], "blue": ["CHN"]}
+
+    async def with_countries(route: Route) -> None:
+        known = await (await route.fetch()).json()
+        for culture in known["cultures"]:
+            culture["countries"] = countries.get(culture["id"], [])
+        await route.fulfill(json=known)
+
+    await page.route("**/v1/steering", with_countries)
+    await page.reload()
+    country = page.locator(".map [data-culture=blue]")
+    await expect(country.locator("title")).to_have_text("Blue: random weights, blue")
+    await country.click()
+    assert (await playground.steering())["cultures"] == {"amber": 1, "blue": 1}
+    await country.click()
+    assert (await playground.steering())["cultures"] == {"amber": 1}
 
 
 async def test_own_presets_stay_in_this_browser(playground: Playground) -> None:

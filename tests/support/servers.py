@@ -117,17 +117,19 @@ async def fake_server(folder: Path, model_dir: Path, **engine_options: Any) -> A
 
 @asynccontextmanager
 async def app_server(
-    settings: Settings, *, key: str = "none", **engine_options: Any
+    settings: Settings, *, key: str = "none", port: int = 0, **engine_options: Any
 ) -> AsyncIterator[Running]:
-    """The same with settings of one's own, which name the data folder."""
+    """The same with settings of one's own, which name the data folder. Args: port: 0 for a free one."""
     engine = FakeEngine(num_slots=NUM_SLOTS, **engine_options)
     registry = CollectorRegistry()
     app = FastAPI()
     attach(app)
     app.add_api_route("/metrics", _metrics_page(registry))
+    app.add_api_route("/health", lambda: Response())  # vLLM's own
     steer = await start(app.state, engine, settings, Metrics(registry))
     listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -1,6 +1,8 @@
 // A streamed chat answer: server-sent events read from the response as they come.
 import type { AppliedSteering, ChatRequest } from './types';
-import { ApiError, headers, send } from './client';
+import { headers, send } from './client';
+import { ApiError } from './errors';
+import { type Pause, patiently } from './retry';
 
 interface Chunk {
   choices?: { index: number; delta?: { content?: string | null } }[];
@@ -8,17 +10,20 @@ interface Chunk {
   error?: { message: string; code?: string; param?: string };
 }
 
-/** Pieces of text as they come, and at the end what was applied. Throws: ApiError. */
+/** Pieces of text as they come, and at the end what was applied. Throws: as `patiently`. */
 export async function* streamChat(
   request: ChatRequest,
   signal: AbortSignal,
+  onPause: (pause: Pause | null) => void,
 ): AsyncGenerator<{ text?: string; steering?: AppliedSteering }> {
-  const response = await send('/v1/chat/completions', {
-    method: 'POST',
-    headers: headers({ 'Content-Type': 'application/json' }),
-    body: JSON.stringify({ ...request, stream: true }),
-    signal,
-  });
+  const post = () =>
+    send('/v1/chat/completions', {
+      method: 'POST',
+      headers: headers({ 'Content-Type': 'application/json' }),
+      body: JSON.stringify({ ...request, stream: true }),
+      signal,
+    });
+  const response = await patiently(post, signal, onPause);
   for await (const data of readEvents(response.body!)) {
     const chunk = JSON.parse(data) as Chunk;
     if (chunk.error) throw new ApiError(chunk.error.message, response.status, chunk.error.code, chunk.error.param);

@@ -1,6 +1,7 @@
 // Sending a package: with XMLHttpRequest, because fetch does not say how much has been sent.
 import type { AdapterVersion } from './types';
-import { ApiError, address, errorOf, headers } from './client';
+import { address, headers } from './client';
+import { ApiError, errorOf } from './errors';
 import { T } from '../texts';
 
 /** The version that the package became. Args: onSent: called with the share of bytes sent. Throws: ApiError. */
@@ -20,7 +21,7 @@ export function uploadPackage(
     request.onerror = () => reject(new ApiError(T.errors.unreachable, 0));
     request.onload = () => {
       if (request.status === 201) resolve(JSON.parse(request.responseText) as AdapterVersion);
-      else reject(errorOf(request.status, request.responseText));
+      else reject(errorOf(request.status, request.responseText, request.getResponseHeader('Retry-After')));
     };
     request.send(file);
   });

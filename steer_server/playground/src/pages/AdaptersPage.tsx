@@ -16,6 +16,7 @@ export function AdaptersPage() {
   const error = adaptersError.value;
   return (
     <div class="page">
+      <Upload />
       <div class="adapters">
         <div class="row spread">
           <h2>{T.adapters.heading}</h2>
@@ -35,10 +36,7 @@ export function AdaptersPage() {
           <AdapterGroup key={name} name={name} versions={group} />
         ))}
       </div>
-      <div class="beside">
-        <Upload />
-        <Latency />
-      </div>
+      <Latency />
     </div>
   );
 }

@@ -1,6 +1,6 @@
 // One adapter's versions and what an operator may do with each.
 import { useState } from 'preact/hooks';
-import { type ApiError, asApiError } from '../api/client';
+import { type ApiError, asApiError } from '../api/errors';
 import type { AdapterVersion } from '../api/types';
 import { type Act, act, actsFor, actsForName } from '../state/adapters';
 import { T } from '../texts';

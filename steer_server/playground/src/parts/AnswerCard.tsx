@@ -5,6 +5,7 @@ import { type Answer, isOpen } from '../state/answers';
 import { type Side, editing } from '../state/settings';
 import { T } from '../texts';
 import { Applied } from './Applied';
+import { Busy } from './Busy';
 import { DiffText } from './DiffText';
 import { ErrorNote } from './ErrorNote';
 import { settingTitle } from './settingTitle';
@@ -19,7 +20,7 @@ interface Props {
 }
 
 export function AnswerCard({ side, answer, setting, prompt, pieces }: Props) {
-  const { status, text, error, steering } = answer;
+  const { status, text, error, pause, steering } = answer;
   return (
     <article class={`answer side-${side.toLowerCase()}`} aria-label={T.chat.answer(side)}>
       <header>
@@ -31,16 +32,19 @@ export function AnswerCard({ side, answer, setting, prompt, pieces }: Props) {
           ✎
         </button>
       </header>
-      {/* Read out when it is complete: `aria-busy` holds it back until then. */}
-      <div class="answer-text" aria-live="polite" aria-busy={isOpen(answer)} data-status={status}>
-        {pieces ? <DiffText pieces={pieces} side={side} /> : text}
-        {status === 'streaming' && <span class="caret" aria-hidden="true" />}
-        {status === 'waiting' && <span class="note">{T.chat.waiting}</span>}
-        {status === 'done' && !text && <span class="note">{T.chat.noText}</span>}
+      <div class="said">
+        {/* Read out when it is complete: `aria-busy` holds it back until then. */}
+        <div class="answer-text" aria-live="polite" aria-busy={isOpen(answer)} data-status={status}>
+          {pieces ? <DiffText pieces={pieces} side={side} /> : text}
+          {status === 'streaming' && <span class="caret" aria-hidden="true" />}
+          {status === 'waiting' && !pause && <span class="note">{T.chat.waiting}</span>}
+          {status === 'done' && !text && <span class="note">{T.chat.noText}</span>}
+        </div>
+        {status === 'stopped' && <p class="note">{T.chat.stopped}</p>}
+        {pause && <Busy pause={pause} />}
+        {error && <ErrorNote error={error} />}
       </div>
       <footer>
-        {status === 'stopped' && <p class="note">{T.chat.stopped}</p>}
-        {error && <ErrorNote error={error} />}
         {steering && <Applied steering={steering} prompt={prompt} text={text} firstTextMs={answer.firstTextMs} />}
         {status === 'done' && !steering && <p class="note">{T.applied.unsteered}</p>}
       </footer>

@@ -79,7 +79,7 @@ function optionsFor(props: Props, element: HTMLElement): uPlot.Options {
     padding: [null, 20, null, null],
     scales: {
       x: isTime ? { time: true, range: atLeastAMinute } : { time: false },
-      y: yRange ? { range: yRange } : {},
+      y: { range: yRange ?? fromZero },
     },
     axes: [
       { ...axis, ...(isTime ? { values: clockTimes, space: 90 } : { label: props.xLabel, labelSize: 20 }) },
@@ -100,6 +100,10 @@ function optionsFor(props: Props, element: HTMLElement): uPlot.Options {
       }),
     ],
   };
+}
+
+function fromZero(_: uPlot, __: number, most: number): [number, number] {
+  return [0, (most || 1) * 1.1];
 }
 
 /** The newest on the right, however little there is to its left. */

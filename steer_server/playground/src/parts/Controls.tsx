@@ -1,6 +1,6 @@
 // All controls of one setting, made from what the server says that it has.
 import { useState } from 'preact/hooks';
-import { takesBlend } from '../pure/setting';
+import { takesBlend, takesStrength } from '../pure/setting';
 import { catalogue, catalogueError, loadCatalogue, model, models } from '../state/catalogue';
 import { SIDES, type Side, edited, editing, settings } from '../state/settings';
 import { T } from '../texts';
@@ -75,13 +75,13 @@ function Parts() {
         </label>
       )}
       <Method catalogue={known} />
-      {takesBlend(edited.value.method) && (
+      {takesBlend(edited.value) && (
         <>
           <Cultures catalogue={known} />
           <Values catalogue={known} />
         </>
       )}
-      {edited.value.method !== 'none' && <Strength catalogue={known} />}
+      {takesStrength(edited.value) && <Strength catalogue={known} />}
       <Heads catalogue={known} />
       <PlanPreview />
       <div class="folds">

@@ -1,8 +1,9 @@
-// The cultures of a blend: which ones, the picker for two or three, and each weight.
+// The cultures of a blend: which ones, by map or by name, the picker for two or three, and each weight.
 import type { Catalogue, Weights } from '../api/types';
 import { change, edited } from '../state/settings';
 import { T } from '../texts';
 import { Blend } from './Blend';
+import { CultureMap } from './CultureMap';
 import { Slider } from './Slider';
 import { asName } from './format';
 
@@ -10,10 +11,22 @@ export function Cultures({ catalogue: { cultures, policy } }: { catalogue: Catal
   const weights = edited.value.cultures;
   const others = cultures.filter((culture) => !(culture.id in weights));
   const set = (next: Weights) => change({ cultures: next });
+  const isFull = Object.keys(weights).length >= policy.max_adapters;
+  const add = (id: string) => set({ ...weights, [id]: startWeight(weights, policy.max_weight) });
+  const remove = (id: string) => {
+    const { [id]: _, ...rest } = weights;
+    set(rest);
+  };
   return (
     <section>
       <h2>{T.controls.cultures}</h2>
       {cultures.length === 0 && <p class="note">{T.controls.noCultures}</p>}
+      <CultureMap
+        cultures={cultures}
+        weights={weights}
+        most={policy.max_weight}
+        onPick={(id) => (id in weights ? remove(id) : isFull || add(id))}
+      />
       <Blend weights={weights} most={policy.max_weight} onInput={set} />
       {Object.entries(weights).map(([id, weight]) => (
         <Slider
@@ -24,13 +37,10 @@ export function Cultures({ catalogue: { cultures, policy } }: { catalogue: Catal
           least={policy.min_weight}
           most={policy.max_weight}
           onInput={(value) => set({ ...weights, [id]: value })}
-          onRemove={() => {
-            const { [id]: _, ...rest } = weights;
-            set(rest);
-          }}
+          onRemove={() => remove(id)}
         />
       ))}
-      {others.length > 0 && Object.keys(weights).length < policy.max_adapters && (
+      {others.length > 0 && !isFull && (
         <select
           class="add"
           aria-label={T.controls.addCulture}
@@ -38,7 +48,7 @@ export function Cultures({ catalogue: { cultures, policy } }: { catalogue: Catal
           onChange={(event) => {
             const id = event.currentTarget.value;
             event.currentTarget.value = '';
-            if (id) set({ ...weights, [id]: startWeight(weights, policy.max_weight) });
+            if (id) add(id);
           }}
         >
           <option value="">{T.controls.addCulture} …</option>

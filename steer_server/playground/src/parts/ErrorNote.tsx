@@ -1,5 +1,5 @@
 // An error in the server's words, with the field that it names.
-import type { ApiError } from '../api/client';
+import type { ApiError } from '../api/errors';
 import { T } from '../texts';
 
 export function ErrorNote({ error, onRetry }: { error: ApiError; onRetry?: () => void }) {

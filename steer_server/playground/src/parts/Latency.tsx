@@ -60,7 +60,7 @@ function LatencyChart({ chart }: { chart: ChartName }) {
             { label: T.latency.p95, values: seen.map((one) => milliseconds(one?.p95)), isDashed: true },
           ]}
           xLabel=""
-          height={120}
+          height={140}
           isTime
           yShown={duration}
         />

@@ -1,6 +1,6 @@
 // The method, its own options, and the strength.
 import type { Catalogue } from '../api/types';
-import { METHOD_OPTIONS } from '../pure/setting';
+import { optionsFor } from '../pure/setting';
 import { change, edited, editing } from '../state/settings';
 import { T } from '../texts';
 import { OptionField } from './OptionField';
@@ -32,7 +32,7 @@ export function Method({ catalogue }: { catalogue: Catalogue }) {
           ))}
       </fieldset>
       <p class="note">{T.controls.methodAbout(method)}</p>
-      {(METHOD_OPTIONS[method] ?? []).map((option) => (
+      {optionsFor(edited.value).map((option) => (
         <OptionField
           key={option.key}
           option={option}

@@ -4,6 +4,7 @@ import { isOpen } from '../state/answers';
 import { type Sweep, type SweepPoint, scoresOf } from '../state/sweep';
 import { T } from '../texts';
 import { Bar } from './Bar';
+import { Busy } from './Busy';
 import { DiffText } from './DiffText';
 import { asName, decimal, weight } from './format';
 
@@ -32,6 +33,7 @@ function Row({ point, before }: { point: SweepPoint; before: SweepPoint | undefi
           {isCompared ? <DiffText pieces={compareWords(previous.text, answer.text).right} side="B" /> : answer.text}
           {isOpen(answer) && !answer.text && <span class="note">…</span>}
         </p>
+        {answer.pause && <Busy pause={answer.pause} />}
         {answer.error && <p class="error">{answer.error.message}</p>}
         {answer.status === 'stopped' && <p class="note">{T.chat.stopped}</p>}
       </div>

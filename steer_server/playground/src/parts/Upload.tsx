@@ -1,6 +1,7 @@
 // Dropping a package: how much is sent, and what the server has checked, while it does so.
 import { useRef, useState } from 'preact/hooks';
-import { type ApiError, asApiError, getJson } from '../api/client';
+import { getJson } from '../api/client';
+import { type ApiError, asApiError } from '../api/errors';
 import { uploadPackage } from '../api/upload';
 import type { AdapterVersion, Act } from '../api/types';
 import { loadAdapters } from '../state/adapters';
@@ -26,7 +27,7 @@ export function Upload() {
     setError(null);
     setSteps([]);
     setSent(0);
-    const watching = watchAudit(setSteps);
+    const watching = await watchAudit(setSteps);
     try {
       setTaken(await uploadPackage(file, activates, setSent));
     } catch (caught) {
@@ -40,7 +41,7 @@ export function Upload() {
   };
 
   return (
-    <section class="card" aria-label={T.adapters.upload}>
+    <section class="card upload" aria-label={T.adapters.upload}>
       <h2>{T.adapters.upload}</h2>
       <div
         class={isOver ? 'drop over' : 'drop'}
@@ -98,18 +99,15 @@ export function Upload() {
 }
 
 /** Shows the acts that the audit gains from now on, oldest first, until `end`. */
-function watchAudit(show: (acts: Act[]) => void) {
-  let last: number | null = null;
-  let isOver = false;
+async function watchAudit(show: (acts: Act[]) => void) {
+  const read = async () => (await getJson<{ data: Act[] }>('/v1/audit?limit=20')).data;
+  // A key that may not read it may not upload either, and the upload itself says so.
+  const before = await read().catch(() => null);
+  let isOver = before === null;
+  const last = before?.[0]?.id ?? 0;
   const look = async () => {
-    try {
-      const { data } = await getJson<{ data: Act[] }>('/v1/audit?limit=20');
-      last ??= data[0]?.id ?? 0;
-      show(data.filter((act) => act.id > last!).reverse());
-    } catch {
-      // The upload itself says what is wrong, such as a key that may not do this.
-      isOver = true;
-    }
+    const acts = await read().catch(() => []);
+    if (acts.length > 0) show(acts.filter((act) => act.id > last).reverse());
   };
   const watch = async () => {
     while (!isOver) {

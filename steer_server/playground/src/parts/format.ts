@@ -29,6 +29,7 @@ export function bytes(count: number): string {
 }
 
 export function duration(ms: number): string {
+  if (ms === 0) return '0 ms';
   if (ms < 1) return `${decimal(ms)} ms`;
   if (ms < 10) return `${decimal(ms, 1)} ms`;
   return ms < 1000 ? `${Math.round(ms)} ms` : `${decimal(ms / 1000, 1)} s`;

@@ -3,9 +3,10 @@ import { type Setting, takesBlend } from '../pure/setting';
 import { T } from '../texts';
 import { asName, brief } from './format';
 
-export function settingTitle({ method, cultures, values, strength }: Setting): string {
+export function settingTitle(setting: Setting): string {
+  const { method, cultures, values, strength } = setting;
   if (method === 'none') return T.plain;
-  const chosen = takesBlend(method) ? { ...cultures, ...values } : {};
+  const chosen = takesBlend(setting) ? { ...cultures, ...values } : {};
   const weights = Object.entries(chosen).filter(([, one]) => one !== 0);
   const parts = weights.map(([id, one]) => `${asName(id)} ${brief(one)}`);
   if (parts.length === 0) parts.push(T.nothingChosen);

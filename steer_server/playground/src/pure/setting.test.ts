@@ -50,6 +50,17 @@ describe('the request’s steering', () => {
     expect(steersBySomething({ ...PLAIN, method: 'diffpo', options: { diffpo: { statement: 'Be kind.' } } })).toBe(true);
     expect(steersBySomething(PLAIN)).toBe(true);
   });
+
+  it('with a value statement has neither adapters nor what scales them', () => {
+    const stated = { ...steered, method: 'diffpo', options: { diffpo: { statement: 'Be kind.', guidance: 1.5 } } };
+    expect(toSteering(stated, [])).toEqual({
+      method: 'diffpo',
+      options: { loops: 6, candidates: 4, statement: 'Be kind.' },
+    });
+    expect(sweepAxes(stated, known)).toEqual([]);
+    const blank = { ...stated, options: { diffpo: { statement: ' ' } } };
+    expect(toSteering(blank, []).cultures).toEqual(steered.cultures);
+  });
 });
 
 describe('a sweep', () => {

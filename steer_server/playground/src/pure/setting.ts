@@ -31,40 +31,50 @@ export type Option =
   | { kind: 'choice'; key: string; of: (known: Catalogue) => string[] }
   | { kind: 'text'; key: string };
 
-export const METHOD_OPTIONS: Record<string, Option[]> = {
+const METHOD_OPTIONS: Record<string, Option[]> = {
   best_of_n: [{ kind: 'number', key: 'n', start: 4, least: 1, step: 1, most: ({ policy }) => policy.max_candidates }],
   align_pro: [{ kind: 'choice', key: 'prompter', of: ({ prompters = [] }) => prompters.map(({ id }) => id) }],
   diffpo: [
     { kind: 'number', key: 'loops', start: 6, least: 1, step: 1, most: ({ policy }) => policy.max_loops ?? 12 },
     { kind: 'number', key: 'candidates', start: 4, least: 1, step: 1, most: ({ policy }) => policy.max_candidates },
-    { kind: 'number', key: 'guidance', start: 1, least: 0.1, step: 0.1, most: ({ policy }) => policy.max_strength },
     { kind: 'choice', key: 'variant', of: () => ['spans', 'conflicts'] },
     { kind: 'text', key: 'statement' },
     { kind: 'text', key: 'draft' },
+    { kind: 'number', key: 'guidance', start: 1, least: 0.1, step: 0.1, most: ({ policy }) => policy.max_strength },
   ],
 };
 
-/** Whether the method takes cultures and values. */
-export function takesBlend(method: string): boolean {
-  return method !== 'none' && method !== 'align_pro';
+/** What the method takes in `options` now: guidance scales adapters, which a value statement is in place of. */
+export function optionsFor(setting: Setting): Option[] {
+  const all = METHOD_OPTIONS[setting.method] ?? [];
+  return hasStatement(setting) ? all.filter(({ key }) => key !== 'guidance') : all;
+}
+
+/** Whether it takes cultures and values. */
+export function takesBlend(setting: Setting): boolean {
+  return setting.method !== 'none' && setting.method !== 'align_pro' && !hasStatement(setting);
+}
+
+/** Whether there are adapters that strength scales. */
+export function takesStrength(setting: Setting): boolean {
+  return takesBlend(setting) || setting.method === 'align_pro';
 }
 
 /** Whether a request with this setting names anything to steer by. */
 export function steersBySomething(setting: Setting): boolean {
-  const { method, cultures, values, options } = setting;
-  if (!takesBlend(method) || method === 'best_of_n') return true;
-  return isAnyUsed(cultures) || isAnyUsed(values) || Boolean(options[method]?.statement);
+  if (!takesBlend(setting) || setting.method === 'best_of_n') return true;
+  return isAnyUsed(setting.cultures) || isAnyUsed(setting.values);
 }
 
 /** The request's `steering`; what is the server's default is left out. */
 export function toSteering(setting: Setting, heads: string[]): Steering {
   const steering: Steering = {};
   if (setting.method !== 'adapters') steering.method = setting.method;
-  if (takesBlend(setting.method)) {
+  if (takesBlend(setting)) {
     if (isAnyUsed(setting.cultures)) steering.cultures = mapped(setting.cultures, rounded);
     if (isAnyUsed(setting.values)) steering.values = mapped(setting.values, rounded);
   }
-  if (setting.method !== 'none' && setting.strength !== 1) steering.strength = rounded(setting.strength);
+  if (takesStrength(setting) && setting.strength !== 1) steering.strength = rounded(setting.strength);
   if (heads.length > 0) steering.reward_heads = heads;
   const options = optionsOf(setting, heads);
   if (Object.keys(options).length > 0) steering.options = options;
@@ -89,15 +99,19 @@ export function fromSteering(steering: Steering): { setting: Setting; heads: str
 function optionsOf(setting: Setting, heads: string[]): Record<string, unknown> {
   const chosen = setting.options[setting.method] ?? {};
   const options: Record<string, unknown> = {};
-  for (const option of METHOD_OPTIONS[setting.method] ?? []) {
+  for (const option of optionsFor(setting)) {
     const value = chosen[option.key] ?? (option.kind === 'number' ? option.start : '');
-    if (value !== '') options[option.key] = value;
+    if (String(value).trim() !== '') options[option.key] = value;
   }
   const differ = heads.some((head) => (setting.headWeights[head] ?? 1) !== 1);
   if (setting.method === 'best_of_n' && heads.length > 1 && differ) {
     options.weights = Object.fromEntries(heads.map((head) => [head, setting.headWeights[head] ?? 1]));
   }
   return options;
+}
+
+function hasStatement({ method, options }: Setting): boolean {
+  return String(options[method]?.statement ?? '').trim() !== '';
 }
 
 function isAnyUsed(weights: Weights): boolean {

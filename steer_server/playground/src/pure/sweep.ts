@@ -1,6 +1,6 @@
 // What a sweep moves, over what range, and the setting at each of its points.
 import type { Catalogue } from '../api/types';
-import { type Setting, takesBlend } from './setting';
+import { type Setting, takesBlend, takesStrength } from './setting';
 import { mostShare, rounded, sum, withShare } from './weights';
 
 export const LEAST_POINTS = 5;
@@ -17,13 +17,12 @@ export interface SweepAxis {
 
 /** Everything that the setting has to move. */
 export function sweepAxes(setting: Setting, { policy }: Catalogue): SweepAxis[] {
-  if (setting.method === 'none') return [];
-  const hasBlend = takesBlend(setting.method);
+  const hasBlend = takesBlend(setting);
   const cultures = hasBlend ? Object.keys(setting.cultures) : [];
   const values = hasBlend ? Object.keys(setting.values) : [];
   const axes: SweepAxis[] = [];
   if (cultures.length === 2) axes.push({ kind: 'blend', id: cultures[1]!, least: 0, most: 1 });
-  if (cultures.length + values.length > 0 || !hasBlend) {
+  if (hasBlend ? cultures.length + values.length > 0 : takesStrength(setting)) {
     axes.push({ kind: 'strength', id: 'strength', least: 0, most: policy.max_strength });
   }
   for (const id of cultures) {

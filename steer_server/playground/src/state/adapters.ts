@@ -1,6 +1,8 @@
 // Every adapter version on the server and the operator's acts on them.
 import { signal } from '@preact/signals';
-import { type ApiError, asApiError, getJson, headers, postJson, send } from '../api/client';
+import { getJson, headers, postJson, send } from '../api/client';
+import type { ApiError } from '../api/errors';
+import { byLastCall } from '../api/lastCall';
 import type { AdapterVersion } from '../api/types';
 import { loadCatalogue } from './catalogue';
 
@@ -9,14 +11,14 @@ export const adaptersError = signal<ApiError | null>(null);
 
 export type Act = 'activate' | 'quarantine' | 'release' | 'rollback' | 'deactivate' | 'remove';
 
-export async function loadAdapters(): Promise<void> {
-  try {
-    versions.value = (await getJson<{ data: AdapterVersion[] }>('/v1/adapters')).data;
+export const loadAdapters = byLastCall(
+  () => getJson<{ data: AdapterVersion[] }>('/v1/adapters'),
+  ({ data }) => {
+    versions.value = data;
     adaptersError.value = null;
-  } catch (error) {
-    adaptersError.value = asApiError(error);
-  }
-}
+  },
+  (error) => (adaptersError.value = error),
+);
 
 /** Acts, and reads again what is there. Throws: ApiError. */
 export async function act(kind: Act, name: string, version: string, why: { detail: string; abort: boolean }): Promise<void> {

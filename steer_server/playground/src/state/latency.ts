@@ -1,6 +1,7 @@
 // The server's latency over the last minutes, from its `/metrics`.
 import { signal } from '@preact/signals';
-import { asApiError, send, type ApiError } from '../api/client';
+import { send } from '../api/client';
+import { asApiError, type ApiError } from '../api/errors';
 import { type Histogram, type Sample, histogram, parseMetrics, quantile, total } from '../pure/prometheus';
 
 export const LOOK_EVERY_MS = 2000;

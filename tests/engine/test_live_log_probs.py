@@ -1,0 +1,48 @@
+"""What only the real engine can show of the log-probability tap: it says what a float32 forward pass does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from steer_server.catalogue.base_model import BaseModel
+from tests.contract.test_log_probs import NEAR, NUM_SENTENCES, draft, prompt_ids, scores
+from tests.support.servers import Running
+
+pytestmark = [
+    pytest.mark.engine,
+    # PEFT's own imports warn.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
+
+
+def mean_log_prob(model: Any, prompt: list[int], whole: list[int]) -> float:
+    with torch.inference_mode():
+        logits = model(torch.tensor([whole])).logits[0].double()
+    log_probs = logits.log_softmax(-1)[:-1].gather(1, torch.tensor(whole[1:])[:, None])
+    return float(log_probs[len(prompt) - 1 :].mean())
+
+
+async def test_they_are_those_of_a_float32_forward_pass_under_either_plan(
+    vllm_float32: Running, builtin: BaseModel, live_adapters: tuple[Path, list[str]]
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    server, (folder, _) = vllm_float32, live_adapters
+    text = draft(server, NUM_SENTENCES)
+    # Once more, when all of it is in the cache.
+    found = [await scores(server, text, culture=server.cultures.index("amber")) for _ in range(2)]
+    prompt, whole = [await prompt_ids(server, one) for one in ("", text)]
+    model = AutoModelForCausalLM.from_pretrained(builtin.path, dtype=torch.float32)
+    base = mean_log_prob(model, prompt, whole)
+    steered = mean_log_prob(PeftModel.from_pretrained(model, str(folder / "amber")), prompt, whole)
+    assert abs(steered - base) > 10 * NEAR
+    for one in found:
+        assert one["tokens"] == len(whole) - len(prompt)
+        assert one["log_likelihood"] == pytest.approx(base, abs=NEAR)
+        assert one["log_ratio"] == pytest.approx(steered - base, abs=NEAR)

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 from fastapi import FastAPI
-from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
 
 from steer_server.api import adapter_routes, key_routes, openai_routes, reward_routes, steering_routes
 from steer_server.api.guard import SteeringGuard
@@ -32,7 +32,7 @@ from steer_server.catalogue.snapshot import Catalogue, LoadedAdapter
 from steer_server.engine.base import Engine
 from steer_server.engine.heads import LoadedHeads
 from steer_server.engine.leases import SlotLeases
-from steer_server.errors import ConfigError, SteerError
+from steer_server.errors import CLIENT_CLOSED_STATUS, ConfigError, SteerError
 from steer_server.frozen.rewriting import Rewriter
 from steer_server.metrics import Metrics
 from steer_server.observing.middleware import RequestObserver
@@ -61,6 +61,7 @@ def attach(app: FastAPI) -> None:
     app.include_router(key_routes.router)
     add_playground(app)
     app.add_exception_handler(SteerError, _on_steer_error)
+    app.add_exception_handler(ClientDisconnect, _on_left)
     app.add_middleware(SteeringGuard)
     app.add_middleware(KeyGuard)
     app.add_middleware(RequestObserver)  # added last, so it comes first
@@ -69,6 +70,10 @@ def attach(app: FastAPI) -> None:
 async def _on_steer_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, SteerError)
     return error_response(error)
+
+
+async def _on_left(request: Request, error: Exception) -> Response:
+    return Response(status_code=CLIENT_CLOSED_STATUS)
 
 
 async def start(
@@ -156,6 +161,7 @@ async def start(
         presets=presets,
         metrics=metrics,
         started_unix_seconds=int(time.time()),
+        max_body_bytes=settings.max_body_mib * 2**20,
         bank=bank,
         tracer=tracer,
     )

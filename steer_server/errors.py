@@ -7,6 +7,7 @@ SteerError
 │   ├── PolicyError         400  policy_violation
 │   │   └── DeniedError     403  adapter_denied | culture_not_allowed | operator_key_required | ...
 │   ├── AuthenticationError 401  invalid_api_key
+│   ├── BodyTooLargeError   413  body_too_large
 │   ├── NotFoundError       404  model_not_found | adapter_not_found | key_not_found
 │   └── ConflictError       409  adapter_incompatible | version_taken | ...   permanent: x-should-retry: false
 │       └── AbortedError    409  adapter_quarantined       a running request that the server ended
@@ -119,6 +120,17 @@ class AuthenticationError(RequestError):
     @property
     def headers(self) -> dict[str, str]:
         return {"WWW-Authenticate": "Bearer"}
+
+
+class BodyTooLargeError(RequestError):
+    status = 413
+    code = "body_too_large"
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(
+            f"The body is larger than {limit_bytes / 2**20:g} MiB; the operator's setting is "
+            "STEER_MAX_BODY_MIB."
+        )
 
 
 class NotFoundError(RequestError):

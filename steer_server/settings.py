@@ -139,6 +139,10 @@ class Settings(BaseSettings):
     max_waiting: int = Field(default=256, ge=0)
     """Most requests that may wait for bank slots; one more is answered 503."""
 
+    max_body_mib: int = Field(default=16, ge=1)
+    """Largest JSON body that a route of ours reads; a larger one is answered 413. Adapters have limits of
+    their own."""
+
     max_wait_seconds: float = Field(default=30.0, gt=0)
     """Longest wait for bank slots before 503."""
 

@@ -37,6 +37,8 @@ class Server:
     presets: Mapping[str, Any]
     metrics: Metrics
     started_unix_seconds: int
+    max_body_bytes: int
+    """Of a JSON body."""
     bank: Mapping[str, Any]
     """Shape and bytes of the bank."""
     tracer: Tracer | None = None

@@ -14,6 +14,9 @@ from tests.support.postgres import PostgreSQL, running_postgresql
 from tests.support.prompters import info
 from tests.support.servers import NUM_SLOTS, Running, fake_server, live_server, shipped_adapters, write_extras
 
+LIVE_SIZE = 0.05
+"""Of random adapters on the real model, so that each changes even a short greedy answer."""
+
 VLLM_OPTIONS = (
     # Small caches: two servers share the machine.
     "--max-model-len",
@@ -58,9 +61,9 @@ def live_adapters(tmp_path_factory: pytest.TempPathFactory, builtin: BaseModel) 
     """Shipped adapters and the extras of `write_extras`; and the options that name policy and presets."""
     folder = shipped_adapters(tmp_path_factory.mktemp("live") / "adapters")
     for name in ("amber", "blue"):
-        random_adapter(folder, name, builtin)
+        random_adapter(folder, name, builtin, size=LIVE_SIZE)
     random_adapter(folder, "clarity", builtin, prompter=info("clear"))
-    files = write_extras(folder, builtin)
+    files = write_extras(folder, builtin, size=LIVE_SIZE)
     return folder, [f"--{option}={path}" for option, path in files.items()]
 
 

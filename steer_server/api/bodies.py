@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import Request
 
-from steer_server.api.openai_routes import read_json_object
+from steer_server.api.json_body import json_object, read_json_text
 from steer_server.errors import RequestError
 
 MAX_SHOWN_CHARACTERS = 80
@@ -26,12 +26,14 @@ AnyBody = TypeVar("AnyBody", bound=BaseModel)
 async def read_body(request: Request, model: type[AnyBody]) -> AnyBody:
     """The request's body.
 
-    Raises: RequestError `invalid_body` (400): not a JSON object, or `param` is the first field that is wrong.
+    Raises: as `read_json_text`; RequestError `invalid_body` (400): not a JSON object, or `param` is the first
+    field that is wrong.
     """
-    await read_json_object(request)
+    text = await read_json_text(request)
+    json_object(text)
     try:
         # From the text: what JSON cannot say otherwise, such as a date, is still taken from a string.
-        return model.model_validate_json(await request.body())
+        return model.model_validate_json(text)
     except ValidationError as error:
         problems = [(_place(e["loc"]), _problem(e["type"], e["msg"])) for e in error.errors()]
         told = "; ".join(f"`{place}`: {problem}" if place else problem for place, problem in problems[:5])

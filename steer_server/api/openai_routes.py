@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
@@ -10,13 +9,14 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from steer_server.api.json_body import read_json_object
 from steer_server.api.key_guard import caller_of
 from steer_server.api.programs import add_heads, run_program
 from steer_server.api.respond import Job, error_response, started_now, until_disconnect
 from steer_server.api.source import FIELD, HEADER, find_source
 from steer_server.api.watch import RequestWatch
 from steer_server.engine.base import Route
-from steer_server.errors import NotFoundError, RequestError
+from steer_server.errors import NotFoundError
 from steer_server.observing.timings import Timings
 from steer_server.state import Server
 from steer_server.steering.plan import BASE_PLAN, build_plan
@@ -53,20 +53,6 @@ _STEERED_BODY = {
         },
     }
 }
-
-
-async def read_json_object(request: Request) -> dict[str, Any]:
-    """The request's body. Raises: RequestError (400) when it is not a JSON object."""
-    content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if content_type != "application/json":
-        raise RequestError("Content-Type must be application/json.", code="invalid_body")
-    try:
-        body = json.loads(await request.body())
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"The body is not valid JSON: {error}", code="invalid_body") from error
-    if not isinstance(body, dict):
-        raise RequestError("The body must be a JSON object.", code="invalid_body")
-    return body
 
 
 @router.post("/v1/chat/completions", openapi_extra=_STEERED_BODY)

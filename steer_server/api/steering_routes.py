@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from steer_server.api.align_pro import check_prompter, transform
+from steer_server.api.json_body import read_json_object
 from steer_server.api.key_guard import caller_of
-from steer_server.api.openai_routes import read_json_object
 from steer_server.api.respond import Job, error_response, started_now, until_disconnect
 from steer_server.api.scoring import check_heads
 from steer_server.api.source import FIELD, find_source

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
 from steer_server.api.encode import ERROR_PREFIX
@@ -60,6 +61,9 @@ class RequestWatch:
         except SteerError as error:
             self._note_error(error.code)
             response = error_response(error)
+        except ClientDisconnect:
+            # While its body was read: nobody is there to be answered.
+            response = Response(status_code=CLIENT_CLOSED_STATUS)
         except Exception:
             self._note_error(SteerError.code)
             self._count(SteerError.status)

@@ -59,7 +59,7 @@ def specs(workload: str, cultures: list[str], batch: int) -> list[SteeringSpec]:
     if workload == "bank_same":
         return [blend(cultures, 0, batch, 3)] * batch
     if workload == "bank_zero":
-        return [SteeringSpec(cultures={cultures[i % len(cultures)]: 0.0}) for i in range(batch)]
+        return [SteeringSpec(cultures={cultures[i % len(cultures)]: 1.0}, strength=0.0) for i in range(batch)]
     return [blend(cultures, i, batch, BLENDED[workload]) for i in range(batch)]
 
 

@@ -31,7 +31,7 @@ WORKLOADS = {
     "stock_one": "stock vLLM LoRA, one adapter for all",
     "stock_each": "stock vLLM LoRA, an adapter slot per request",
     "bank_none": "bank, unsteered",
-    "bank_zero": "bank, weight 0",
+    "bank_zero": "bank, strength 0",
     "bank_same": "bank, one blend of 3 for all",
     "bank_one": "bank, one adapter each, all different",
     "bank_three": "bank, blends of 3, all different",

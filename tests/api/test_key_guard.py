@@ -130,7 +130,8 @@ async def test_health_and_metrics_need_no_key(server: Running) -> None:
         described = (await http.get("/openapi.json")).json()
         assert described["paths"]["/v1/keys"]["post"]["requestBody"]["required"]
         assert (await http.get("/metrics", follow_redirects=True)).status_code == 200
-        for path in ("/health", "/version", "/ping"):
+        assert (await http.get("/health")).status_code == 200
+        for path in ("/version", "/ping"):
             assert (await http.get(path)).status_code == 404  # vLLM's; not in this app
         assert (await http.get("/healthy")).status_code == 401
 

@@ -85,12 +85,12 @@ class Running:
         self.cultures = [c["id"] for c in found]
 
 
-def write_extras(folder: Path, base: BaseModel) -> dict[str, Path]:
-    """Beside the real adapters: value axes, a denied adapter and a broken one, and reward heads, one of which
-    reads little; and a policy and presets."""
+def write_extras(folder: Path, base: BaseModel, *, size: float = 0.02) -> dict[str, Path]:
+    """Beside the real adapters: value axes of weights of this size, a denied adapter and a broken one, and
+    reward heads, one of which reads little; and a policy and presets."""
     random_head(folder, "head-warm", base)
     random_head(folder, "head-brief", base, max_tokens=8)
-    random_adapter(folder, "compass", base, axes=["helpful", "harmless"])
+    random_adapter(folder, "compass", base, axes=["helpful", "harmless"], size=size)
     random_adapter(folder, "forbidden", base)
     random_adapter(folder, "broken", base)
     weights = folder / "broken" / "adapter_model.safetensors"

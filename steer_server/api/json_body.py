@@ -1,0 +1,48 @@
+"""The JSON body of a request, read up to a limit."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from starlette.requests import Request
+
+from steer_server.errors import BodyTooLargeError, RequestError
+
+
+async def read_json_object(request: Request) -> dict[str, Any]:
+    """The request's body. Raises: as `read_json_text`; RequestError when it is not a JSON object."""
+    return json_object(await read_json_text(request))
+
+
+async def read_json_text(request: Request) -> bytes:
+    """The request's body as it is. Can be called once.
+
+    Raises: RequestError `invalid_body` for another content type; BodyTooLargeError as soon as more has come,
+    or is announced, than the server takes; starlette's ClientDisconnect when the client leaves meanwhile.
+    """
+    content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if content_type != "application/json":
+        raise RequestError("Content-Type must be application/json.", code="invalid_body")
+    limit: int = request.app.state.steer.max_body_bytes
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limit:
+        raise BodyTooLargeError(limit)
+    parts, size = [], 0
+    async for part in request.stream():
+        parts.append(part)
+        size += len(part)
+        if size > limit:
+            raise BodyTooLargeError(limit)
+    return b"".join(parts)
+
+
+def json_object(text: bytes) -> dict[str, Any]:
+    """Raises: RequestError `invalid_body` when `text` is not a JSON object."""
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"The body is not valid JSON: {error}", code="invalid_body") from error
+    if not isinstance(body, dict):
+        raise RequestError("The body must be a JSON object.", code="invalid_body")
+    return body

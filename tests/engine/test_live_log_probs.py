@@ -36,11 +36,11 @@ async def test_they_are_those_of_a_float32_forward_pass_under_either_plan(
     server, (folder, _) = vllm_float32, live_adapters
     text = draft(server, NUM_SENTENCES)
     # Once more, when all of it is in the cache.
-    found = [await scores(server, text, culture=server.cultures.index("amber")) for _ in range(2)]
+    found = [await scores(server, text, culture=server.cultures.index("confucian")) for _ in range(2)]
     prompt, whole = [await prompt_ids(server, one) for one in ("", text)]
     model = AutoModelForCausalLM.from_pretrained(builtin.path, dtype=torch.float32)
     base = mean_log_prob(model, prompt, whole)
-    steered = mean_log_prob(PeftModel.from_pretrained(model, str(folder / "amber")), prompt, whole)
+    steered = mean_log_prob(PeftModel.from_pretrained(model, str(folder / "confucian")), prompt, whole)
     assert abs(steered - base) > 10 * NEAR
     for one in found:
         assert one["tokens"] == len(whole) - len(prompt)

@@ -9,6 +9,7 @@ import pytest
 
 from steer_server import errors
 from steer_server.errors import (
+    BodyTooLargeError,
     CapacityError,
     CatalogueError,
     EngineRefusal,
@@ -57,6 +58,7 @@ MAKE = {
     QuarantinedError: lambda: QuarantinedError("culture", "x", "x@1.0.0", param="p"),
     EngineRefusal: lambda: EngineRefusal({"error": {"message": "m"}}, 503),
     UpstreamRefusal: lambda: UpstreamRefusal({"error": {"message": "m"}}, 429, retry_after_seconds=3),
+    BodyTooLargeError: lambda: BodyTooLargeError(2**20),
     CatalogueError: lambda: CatalogueError("a", "reason", "detail"),
 }
 

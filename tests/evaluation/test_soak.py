@@ -126,8 +126,9 @@ async def test_what_is_not_given_back_or_closed_is_seen(server: Running, tmp_pat
     results = soak_results(run, asked)
     found = {verdict.name: verdict.is_shown for verdict in verdicts(results)}
     assert found["handles_given_back"] is False
-    (trend,) = results["watched"]["handles_trend"].values()
-    assert trend["growth"] > 10
+    # Processes that other tests left running are watched too; they open nothing.
+    trends = [trend for trend in results["watched"]["handles_trend"].values() if trend]
+    assert max(trend["growth"] for trend in trends) > 10
 
 
 async def test_a_plan_that_stays_in_flight_is_seen_on_the_page(server: Running) -> None:

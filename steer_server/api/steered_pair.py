@@ -14,12 +14,12 @@ from typing import Any
 from steer_server.api.reading import read_log_probs
 from steer_server.api.respond import Job, run_whole
 from steer_server.engine.base import ReadText, TokenisedText
-from steer_server.engine.together import together
 from steer_server.frozen.gaps import Gap
 from steer_server.frozen.scored_answer import ScoredAnswer
 from steer_server.frozen.spans import ends_sentence, split
 from steer_server.observing.spans import span
 from steer_server.steering.plan import SteeringPlan
+from steer_server.together import together
 
 SAMPLING = (
     "temperature",

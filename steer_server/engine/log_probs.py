@@ -13,10 +13,10 @@ from vllm.sampling_params import RequestOutputKind
 
 from steer_server.engine.base import ReadText
 from steer_server.engine.log_prob_tap import reading_id
-from steer_server.engine.together import together
 from steer_server.engine.translate import failure
 from steer_server.errors import EngineError
 from steer_server.observing.spans import trace_headers
+from steer_server.together import together
 
 
 class VllmLogProbs:

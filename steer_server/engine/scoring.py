@@ -17,10 +17,10 @@ from steer_server.engine.base import ScoredText, ScoringText
 from steer_server.engine.calls import call_workers
 from steer_server.engine.reward_tap import SCORING_PREFIX
 from steer_server.engine.texts import ModelTokenizer
-from steer_server.engine.together import together
 from steer_server.engine.translate import failure
 from steer_server.errors import EngineError, RequestError
 from steer_server.observing.spans import trace_headers
+from steer_server.together import together
 
 TokenIds = tuple[int, ...]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 from steer_server.evaluation.churn_acts import Operator
 from steer_server.evaluation.churn_packages import ChurnedPackage
 from steer_server.evaluation.churn_streams import Answered, Ask, Load, Refused, StreamFailed, read_stream
+from steer_server.together import together
 
 MAX_LISTED = 20
 Key = tuple[Ask, tuple[str, ...]]
@@ -117,5 +117,5 @@ async def _ask_again(load: Load, keys: Sequence[Key]) -> dict[Key, str]:
             else:
                 load.fail("not_active", f"{applied} was asked for and {again} answered")
 
-    await asyncio.gather(*(work() for _ in range(load.num_streams)))
+    await together(work() for _ in range(load.num_streams))
     return found

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import httpx
 
 from steer_server.errors import EvaluationError
+from steer_server.together import together
 
 T = TypeVar("T")
 
@@ -152,7 +153,7 @@ class ServerClient:
             for item in waiting:
                 await work(item)
 
-        await asyncio.gather(*(work_on() for _ in range(self.concurrency)))
+        await together(work_on() for _ in range(self.concurrency))
 
     async def info(self) -> ServerInfo:
         """The served model, cultures and adapters.

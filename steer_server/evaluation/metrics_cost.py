@@ -37,6 +37,7 @@ from steer_server.evaluation.report import commit
 from steer_server.metrics import Metrics
 from steer_server.progress import Progress
 from steer_server.steering.plan import AdapterGate, SteeringPlan
+from steer_server.together import together
 
 MAX_SHARE = 0.01
 SCRAPE_INTERVAL_SECONDS = 15.0
@@ -231,12 +232,13 @@ async def _load(asker: Asker, options: MetricsCostOptions) -> list[Timed]:
             one = await asker.send(time.perf_counter())
             answered.extend([] if one.problem else [one])
 
-    with Progress("load", num_seconds, "seconds") as progress:
-        asking = [asyncio.create_task(ask_on()) for _ in range(options.streams)]
+    async def show() -> None:
         for _ in range(num_seconds):
             await asyncio.sleep(options.seconds / num_seconds)
             progress.advance()
-        await asyncio.gather(*asking)
+
+    with Progress("load", num_seconds, "seconds") as progress:
+        await together([show(), *(ask_on() for _ in range(options.streams))])
     if not answered:
         raise EvaluationError("no request was answered under load")
     return answered

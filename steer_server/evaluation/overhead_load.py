@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,7 @@ from steer_server.api.encode import DONE, PLAN_HEADER
 from steer_server.errors import EvaluationError
 from steer_server.evaluation.overhead_servers import OURS, STOCK, MeasuredServer
 from steer_server.evaluation.samples import CHAT_PATH
+from steer_server.together import together
 
 REQUEST_SECONDS = 600.0
 NUM_BLENDED = 3
@@ -128,7 +128,7 @@ class Asker:
 
             cpu, started = self.server.cpu_seconds(), time.perf_counter()
             try:
-                await asyncio.gather(*(work() for _ in range(self.load.concurrency)))
+                await together(work() for _ in range(self.load.concurrency))
             except httpx.HTTPError as error:
                 raise EvaluationError(f"{self.server.name} does not answer: {error!r}") from error
             seconds = time.perf_counter() - started

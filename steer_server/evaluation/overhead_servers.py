@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,24 +35,30 @@ class MeasuredServer:
     model: str
     api: psutil.Process
     """It has the HTTP part, and everything before and behind the engine."""
-
-    @property
-    def engine(self) -> list[psutil.Process]:
-        """The processes that it started: scheduler and workers."""
-        return self.api.children(recursive=True)
+    engine: tuple[psutil.Process, ...]
+    """Scheduler and workers: what `api` had started when it was ready."""
 
     def cpu_seconds(self) -> tuple[float, float]:
-        """Used so far by the API process, and by the engine's."""
-        return _cpu_seconds([self.api]), _cpu_seconds(self.engine)
+        """Used so far by the API process, and by the engine's. Raises: EvaluationError when one has ended."""
+        return self._of_each(_cpu_seconds)
 
-    def resident_bytes(self) -> tuple[int, int]:
-        """Of the API process, and of the engine's together. What they share counts in each."""
-        return self.api.memory_info().rss, sum(one.memory_info().rss for one in self.engine)
+    def resident_bytes(self) -> tuple[float, float]:
+        """Of the API process, and of the engine's together. What they share counts in each.
+
+        Raises: EvaluationError when one has ended.
+        """
+        return self._of_each(lambda process: process.memory_info().rss)
+
+    def _of_each(self, read: Callable[[psutil.Process], float]) -> tuple[float, float]:
+        try:
+            return read(self.api), sum(map(read, self.engine))
+        except psutil.NoSuchProcess as error:
+            raise EvaluationError(f"a process of {self.name} has ended: {error}") from error
 
 
-def _cpu_seconds(processes: Sequence[psutil.Process]) -> float:
-    times = [one.cpu_times() for one in processes]
-    return float(sum(one.user + one.system for one in times))
+def _cpu_seconds(process: psutil.Process) -> float:
+    used = process.cpu_times()
+    return float(used.user + used.system)
 
 
 @contextmanager
@@ -87,7 +93,9 @@ def both_servers(
             process = stack.enter_context(_running(given, log, fresh_environment(settings.cache)))
             url = f"http://127.0.0.1:{port}"
             _wait_until(f"{url}{path}", process, log)
-            servers[name] = MeasuredServer(name, url, base.served_name, process)
+            servers[name] = MeasuredServer(
+                name, url, base.served_name, process, tuple(process.children(recursive=True))
+            )
         yield servers
 
 

@@ -7,6 +7,7 @@ import itertools
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from tests.support.servers import Running
 
 @pytest.fixture
 def measured(fake: Running) -> MeasuredServer:
-    return MeasuredServer(OURS, fake.url, fake.model, psutil.Process())
+    return MeasuredServer(OURS, fake.url, fake.model, psutil.Process(), engine=())
 
 
 def asker(fake: Running, measured: MeasuredServer) -> Asker:
@@ -46,7 +47,7 @@ async def test_it_measures_every_way_and_memory_over_plans(
     fake: Running, measured: MeasuredServer, tmp_path: Path
 ) -> None:
     assert fake.steer is not None and fake.fake is not None
-    servers = {STOCK: MeasuredServer(STOCK, fake.url, fake.model, measured.api), OURS: measured}
+    servers = {STOCK: replace(measured, name=STOCK), OURS: measured}
     options = OverheadOptions(
         rounds=2, requests=6, concurrency=3, num_tokens=2, plans=40, idle_seconds=0.1, planning_rounds=20
     )
@@ -76,7 +77,7 @@ async def test_a_report_is_written_before_what_is_not_shown_ends_it(
         settings: Settings, arguments: Sequence[str], logs: Path
     ) -> Iterator[dict[str, MeasuredServer]]:
         nonlocal stopped
-        yield {STOCK: MeasuredServer(STOCK, fake.url, fake.model, measured.api), OURS: measured}
+        yield {STOCK: replace(measured, name=STOCK), OURS: measured}
         stopped = True
 
     base = tiny_base_model(tmp_path / TINY)

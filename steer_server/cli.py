@@ -13,8 +13,9 @@ from steer_server.catalogue.commands import commands as adapter_commands
 from steer_server.catalogue.key_commands import commands as key_commands
 from steer_server.catalogue.package_commands import commands as package_commands
 from steer_server.errors import SteerError
-from steer_server.evaluation.commands import bench_commands, eval_commands
-from steer_server.evaluation.load_commands import load_commands
+from steer_server.evaluation.bench_commands import commands as bench_commands
+from steer_server.evaluation.eval_commands import commands as eval_commands
+from steer_server.evaluation.load_commands import commands as load_commands
 from steer_server.settings import Settings
 from steer_server.training.commands import commands as train_commands
 
@@ -25,7 +26,7 @@ adapter_commands.add_typer(package_commands)  # without a name: beside the other
 app.add_typer(adapter_commands, name="adapters")
 app.add_typer(key_commands, name="keys")
 app.add_typer(train_commands, name="train")
-bench_commands.add_typer(load_commands)
+bench_commands.add_typer(load_commands)  # as above
 app.add_typer(bench_commands, name="bench")
 app.add_typer(eval_commands, name="eval")
 

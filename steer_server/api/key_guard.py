@@ -53,6 +53,7 @@ class KeyGuard:
                     caller = await server.keys.application(connection)
                 await held.enter_async_context(server.keys.admit(caller))
             except SteerError as error:
+                server.metrics.key_refusals_total.labels(error.code).inc()
                 await error_response(error)(scope, receive, send)
                 return
             scope.setdefault("state", {})["caller"] = caller

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from steer_server.evaluation.commands import REPORTS, ApiKey, OnlyCultures, Url
-from steer_server.evaluation.open_loop import Arrivals
+from steer_server.evaluation.command_options import REPORTS, ApiKey, OnlyCultures, Url
+from steer_server.evaluation.load.open_loop import Arrivals
 
-load_commands = typer.Typer()
+commands = typer.Typer()
 Seed = Annotated[int, typer.Option(help="Of arrivals, vectors and prompts.")]
 
 
-@load_commands.command("latency")
+@commands.command("latency")
 def latency(
     url: Url = "http://127.0.0.1:8000",
     api_key: ApiKey = "",
@@ -38,7 +38,7 @@ def latency(
     seed: Seed = 20261122,
 ) -> None:
     """Latency of streams at fixed rates, by method, with another vector in every request."""
-    from steer_server.evaluation.latency import LatencyOptions, evaluate_latency
+    from steer_server.evaluation.load.latency import LatencyOptions, evaluate_latency
 
     evaluate_latency(
         LatencyOptions(
@@ -60,7 +60,7 @@ def latency(
     )
 
 
-@load_commands.command("soak")
+@commands.command("soak")
 def soak(
     url: Url = "http://127.0.0.1:8000",
     api_key: ApiKey = "",
@@ -88,7 +88,7 @@ def soak(
 ) -> None:
     """Minutes of mixed load: slow readers, cancelled streams, oversized bodies and bad requests among good
     ones. Fails when something hangs, leaks or is answered wrongly."""
-    from steer_server.evaluation.soak import SoakOptions, evaluate_soak
+    from steer_server.evaluation.load.soak import SoakOptions, evaluate_soak
 
     evaluate_soak(
         SoakOptions(
@@ -110,7 +110,7 @@ def soak(
     )
 
 
-@load_commands.command("metrics-cost")
+@commands.command("metrics-cost")
 def metrics_cost(
     url: Url = "http://127.0.0.1:8000",
     api_key: ApiKey = "",
@@ -122,7 +122,7 @@ def metrics_cost(
     seed: Seed = 20261122,
 ) -> None:
     """By how much a server's own metrics can slow it down, at most. Run it on the server's machine."""
-    from steer_server.evaluation.metrics_cost import MetricsCostOptions, evaluate_metrics_cost
+    from steer_server.evaluation.load.metrics_cost import MetricsCostOptions, evaluate_metrics_cost
 
     options = MetricsCostOptions(url, api_key, streams, seconds, max_tokens, blend, seed)
     evaluate_metrics_cost(options, out)

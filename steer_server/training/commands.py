@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from steer_server.evaluation.commands import ApiKey, Concurrency, Url
+from steer_server.evaluation.command_options import ApiKey, Concurrency, Url
 from steer_server.settings import Settings
 
 commands = typer.Typer(no_args_is_help=True, help="Train adapters and reward heads.")

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
 from steer_server.app import attach
@@ -145,6 +146,29 @@ async def test_a_large_upload_without_a_key_gets_its_refusal(server: Running) ->
         headers = {"Content-Type": "application/gzip"}
         response = await http.post("/v1/adapters", content=pieces(), headers=headers)
     refused(response, 401, "invalid_api_key")
+
+
+async def test_refusals_are_counted_by_what_the_key_lacks(server: Running) -> None:
+    async def counted() -> dict[str, float]:
+        async with server.http("") as http:
+            page = (await http.get("/metrics", follow_redirects=True)).text
+        return {
+            sample.labels["code"]: sample.value
+            for family in text_string_to_metric_families(page)
+            for sample in family.samples
+            if sample.name == "steer_key_refusals_total"
+        }
+
+    before = await counted()
+    async with server.http("wrong") as http:
+        await http.get("/v1/models")
+        await http.post("/v1/chat/completions", json={})
+    async with server.http("static") as http:
+        await http.get("/v1/audit")
+        await http.get("/v1/models")
+    after = await counted()
+    added = {code: after[code] - before.get(code, 0) for code in after if after[code] != before.get(code, 0)}
+    assert added == {"invalid_api_key": 2, "operator_key_required": 1}
 
 
 async def test_keys_are_asked_for_behind_a_proxys_prefix(server: Running) -> None:

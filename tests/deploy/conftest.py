@@ -11,7 +11,13 @@ from dataclasses import dataclass
 import pytest
 
 from steer_server.settings import Settings
-from tests.deploy.load import act_on_adapters, answer_requests, ask_upstreams, rewrite_and_denoise
+from tests.deploy.load import (
+    act_on_adapters,
+    answer_requests,
+    ask_upstreams,
+    ask_without_a_key,
+    rewrite_and_denoise,
+)
 from tests.support.adapters import TINY, random_adapter, tiny_base_model
 from tests.support.heads import random_head
 from tests.support.prometheus import Prometheus, scraping
@@ -61,6 +67,7 @@ async def watched(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Wat
                     await rewrite_and_denoise(server, f"May {number} guests refuse food?")
                     await answer_requests(server, head="kind")
                     await ask_upstreams(server)
+                    await ask_without_a_key(server)
                     await act_on_adapters(server, folder / "pushed" / "good", folder / "pushed" / "bad")
 
             (folder / "prometheus").mkdir()

@@ -62,6 +62,12 @@ async def ask_upstreams(server: Running) -> None:
             await http.post(CHAT, json={"model": model, "messages": PROMPT})
 
 
+async def ask_without_a_key(server: Running) -> None:
+    """Through a proxy: this machine itself may do anything here."""
+    async with server.http() as http:
+        await http.get("/v1/audit", headers={"X-Forwarded-For": "192.0.2.1"})
+
+
 async def act_on_adapters(server: Running, good: Path, bad: Path) -> None:
     """Acts that are done, a folder that is refused, and a version that the engine cannot load."""
     assert server.fake is not None and server.steer is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,8 +14,10 @@ import yaml
 import steer_server.metrics as metrics
 from steer_server.metrics.requests import FIRST_TOKEN_BUCKETS
 from tests.deploy.conftest import Watched
-from tests.support.prometheus import FOLDER, promtool
-from tests.support.servers import Running
+from tests.support.adapters import TINY
+from tests.support.prometheus import FOLDER, promtool, scraping
+from tests.support.servers import LEAST_OPTIONS, VLLM_PROCESS, Running, supervised_server
+from tests.support.tiny_model import FOR_VLLM, tiny_model_with_weights
 
 RULES = sorted((FOLDER / "rules").glob("*.yml"))
 TESTS = sorted((FOLDER / "tests").glob("*.yml"))
@@ -25,6 +28,7 @@ def rules() -> list[dict[str, Any]]:
     return [rule for document in documents for group in document["groups"] for rule in group["rules"]]
 
 
+DOWN = 'ALERTS{alertname=~"SteerServerDown|SteerEngineDown"}'
 ALERTS = {rule["alert"]: rule for rule in rules() if "alert" in rule}
 EXPRESSIONS = "\n".join(rule["expr"] for rule in rules())
 
@@ -88,6 +92,23 @@ async def test_a_broken_adapter_fires_its_alert(watched: Watched) -> None:
             'ALERTS{alertname="SteerAdapterRefused",alertstate="firing",reason!="probe_failed"}'
         ):
             await asyncio.sleep(1)
+
+
+@pytest.mark.engine
+async def test_a_killed_engine_fires_an_alert(tmp_path: Path) -> None:
+    """The server ends with its engine, so what tells of it is that nobody answers."""
+    model = tiny_model_with_weights(tmp_path / TINY, **FOR_VLLM)
+    with supervised_server(tmp_path / "served", "--model", str(model), *LEAST_OPTIONS) as (running, server):
+        async with scraping(running.url, tmp_path) as prometheus, asyncio.timeout(240):
+            while not await prometheus.query('up{job="steer-server"} == 1'):
+                await asyncio.sleep(1)
+            assert not await prometheus.query(DOWN)
+            engine = next(
+                one for one in server.children(recursive=True) if one.name().startswith(VLLM_PROCESS)
+            )
+            engine.kill()
+            while not await prometheus.query(f'{DOWN} and ALERTS{{alertstate="firing"}}'):
+                await asyncio.sleep(1)
 
 
 @pytest.mark.engine

@@ -23,7 +23,7 @@ VARIABLES = {"$__rate_interval": "1m", "$job": ".*", "$instance": ".*"}
 OF_THE_ENGINE = re.compile(r"\b(vllm:|process_)")
 """Metrics that a server on FakeEngine has not: its panels are asked for on the real one."""
 OF_THE_FAKE = re.compile(
-    r"steer_(upstream|rewrite|denoising|.*_failures|.*_act_|probe|adapter_slot_loads|request_errors)|outcome=~\"failed"
+    r"steer_(upstream|rewrite|denoising|.*_failures|.*_act_|probe|adapter_slot_loads|request_errors|key_)|outcome=~\"failed"
 )
 """What the load of the real engine's test does not bring about; the fake's does all of it."""
 PATIENCE_SECONDS = 240

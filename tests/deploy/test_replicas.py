@@ -1,4 +1,4 @@
-"""Two replicas on one PostgreSQL and one store behind the real vllm-router; one is killed under load.
+"""Two real replicas on one PostgreSQL and one store behind the real vllm-router; one is killed under load.
 
 pytest tests/deploy/test_replicas.py -s     prints what it cost
 """
@@ -18,19 +18,20 @@ from typing import Any
 
 import httpx
 import pytest
-from pydantic import SecretStr
 
 from steer_server.catalogue.base_model import BaseModel
 from steer_server.settings import Settings
-from tests.support.adapters import TINY, random_adapter, tiny_base_model
+from steer_server.together import together
+from tests.support.adapters import TINY, random_adapter
 from tests.support.administration import PROMPT, applied, get, push
 from tests.support.kills import KEY
 from tests.support.postgres import PostgreSQL
-from tests.support.router import Replica, routing
+from tests.support.router import MODEL, Replica, routing
+from tests.support.servers import LEAST_OPTIONS
+from tests.support.tiny_model import FOR_VLLM, tiny_model_with_weights
 
 CHAT = "/v1/chat/completions"
 NUM_CLIENTS = 8
-TOKEN_SECONDS = 0.01
 NUM_TOKENS = 16
 PHASE_SECONDS = 4.0
 PATIENCE_SECONDS = 60.0
@@ -52,9 +53,11 @@ class Reply:
 async def ask(http: httpx.AsyncClient, *, stream: bool) -> Reply:
     """Args: stream: half of what is asked for; a stream cannot be tried again once it has begun."""
     body = {
-        "model": "fake",
+        "model": MODEL,
         "messages": PROMPT,
         "max_tokens": NUM_TOKENS,
+        "temperature": 0,
+        "ignore_eos": True,
         "stream": stream,
         "steering": {"cultures": {"amber": 1.0}},
     }
@@ -121,31 +124,26 @@ async def adapters(replica: Replica) -> list[Any]:
 
 @pytest.fixture
 async def replicas(tmp_path: Path, postgresql: PostgreSQL) -> AsyncIterator[list[Replica]]:
-    """Started in the order of a StatefulSet, with the same folder of adapters: the first brings them in."""
-    settings = Settings(
-        model=tiny_base_model(tmp_path / TINY).path,
-        served_model_name="fake",
-        bank_rank=8,
-        adapters=tmp_path / "adapters",
-        database=SecretStr(postgresql.new_database()),
-        store=str(tmp_path / "store"),
-        admin_key=SecretStr(KEY),
-    )
-    random_adapter(tmp_path / "adapters", "amber", BaseModel.of(settings))
-    random_adapter(tmp_path / "adapters", "blue", BaseModel.of(settings))
-    random_adapter(tmp_path / "new", "amber", BaseModel.of(settings), version="2.0.0", seed=9)
+    """Started at once, with the same folder of adapters: whoever is first brings them in."""
+    model = tiny_model_with_weights(tmp_path / TINY, **FOR_VLLM)
+    base = BaseModel.of(Settings(model=str(model), served_model_name=MODEL))
+    random_adapter(tmp_path / "adapters", "amber", base)
+    random_adapter(tmp_path / "adapters", "blue", base)
+    random_adapter(tmp_path / "new", "amber", base, version="2.0.0", seed=9)
+    options = (f"--model={model}", f"--adapters={tmp_path / 'adapters'}", *LEAST_OPTIONS)
+    shared = {"STEER_DATABASE": postgresql.new_database(), "STEER_STORE": str(tmp_path / "store")}
     made = [
-        Replica(settings.model_copy(update={"data": tmp_path / name}), TOKEN_SECONDS) for name in ("a", "b")
+        Replica(tmp_path / name, core, *options, environment=shared) for core, name in enumerate(("a", "b"))
     ]
     try:
-        for replica in made:
-            await replica.start()
+        await together(replica.start() for replica in made)
         yield made
     finally:
         for replica in made:
             replica.kill()
 
 
+@pytest.mark.engine
 async def test_requests_are_spread_and_a_killed_replica_is_done_without_until_it_is_back(
     replicas: list[Replica], tmp_path: Path
 ) -> None:

@@ -141,6 +141,52 @@ def test_the_bank_can_be_traced_without_a_graph_break(outs: tuple[int, ...]) -> 
     assert torch.equal(plain, compiled)
 
 
+@pytest.mark.parametrize("outs", OUTS.values(), ids=OUTS.keys())
+def test_a_layer_whose_weights_are_in_the_bank_is_one_graph(outs: tuple[int, ...]) -> None:
+    gates = GateTable(8, 16, SLOTS * RANK, dtype=torch.float32, device=torch.device("cpu"))
+    layer = LayerBank(
+        IN,
+        outs,
+        SLOTS,
+        RANK,
+        gates,
+        dtype=torch.float32,
+        device=gates.gates_T_G.device,
+        weight_O_I=torch.randn(sum(outs), IN),
+    )
+    x, bias = torch.randn(3, IN), torch.randn(sum(outs))
+    traced = torch.compile(layer.forward, fullgraph=True, backend="eager")
+    assert torch.equal(layer.forward(x, bias), traced(x, bias))
+
+
+@pytest.mark.parametrize("has_base", [True, False])
+def test_a_step_reads_nothing_back_from_the_device(has_base: bool) -> None:
+    """A tensor of the meta device has no values: whatever asked for one, and so would wait, is an error."""
+    meta = torch.device("meta")
+    outs = OUTS["q, k and v"]
+    gates = GateTable(8, 16, SLOTS * RANK, dtype=torch.bfloat16, device=meta)
+    weight = torch.empty(sum(outs), IN, dtype=torch.bfloat16, device=meta)
+    layer = LayerBank(
+        IN,
+        outs,
+        SLOTS,
+        RANK,
+        gates,
+        dtype=torch.bfloat16,
+        device=meta,
+        weight_O_I=weight if has_base else None,
+    )
+    x = torch.empty(3, IN, dtype=torch.bfloat16, device=meta)
+    gates.put(1, spread([0.5] * SLOTS), keep=set())
+    gates.fill([1, 0, 1])
+    if has_base:
+        assert layer.forward(x).shape == (3, sum(outs))
+    else:
+        layer.add_to(torch.empty(3, sum(outs), dtype=torch.bfloat16, device=meta), x)
+    with pytest.raises(RuntimeError, match="meta"):
+        gates.gates_T_G[0, 0].item()
+
+
 def test_the_formula_for_the_banks_memory_is_what_is_allocated() -> None:
     _, layer, _ = make_layer((48, 16, 16), torch.bfloat16)
     matrices = [layer.down.changing_N_I, *(up.changing_N_I for up in layer.up)]

@@ -23,7 +23,7 @@ from steer_server.catalogue.service import data_folder
 from steer_server.settings import Settings
 from tests.support.adapters import TINY
 from tests.support.kills import Victim, asking, kill_and_restart, make_archives
-from tests.support.servers import supervised_server
+from tests.support.servers import LEAST_OPTIONS, VLLM_PROCESS, supervised_server
 from tests.support.tiny_model import FOR_VLLM, tiny_model_with_weights
 
 pytestmark = pytest.mark.engine
@@ -31,21 +31,8 @@ pytestmark = pytest.mark.engine
 NUM_KILLS = 2
 KINDS = ("server", "engine", "server", "worker", "server", "group")
 """What is killed, in turn: the process that a supervisor knows, or one or all of those behind it."""
-ENGINE = "VLLM::"
-"""How vLLM begins the names of its processes: the engine's, and then its workers'."""
 LONGEST_END_SECONDS = 60.0
 """Until all of a killed server has ended, on a machine that does other things too."""
-
-OPTIONS = (
-    # As little as a start can cost, and sums that do not depend on what else is in the batch.
-    "--enforce-eager",
-    "--dtype=float32",
-    "--max-model-len=256",
-    "--max-num-seqs=8",
-    "--kv-cache-memory-bytes=16M",
-    "--bank-slots=4",
-    "--bank-rank=8",
-)
 
 
 async def test_killed_at_any_moment_of_an_act_the_real_server_serves_what_the_database_says(
@@ -59,10 +46,10 @@ async def test_killed_at_any_moment_of_an_act_the_real_server_serves_what_the_da
     @asynccontextmanager
     async def start(number: int) -> AsyncIterator[Victim]:
         kind = KINDS[number % len(KINDS)]
-        with supervised_server(tmp_path, "--model", str(model), *OPTIONS) as (running, server):
+        with supervised_server(tmp_path, "--model", str(model), *LEAST_OPTIONS) as (running, server):
             family = [server, *server.children(recursive=True)]
             names = {process.pid: process.name() for process in family}
-            engine = [process for process in family if names[process.pid].startswith(ENGINE)]
+            engine = [process for process in family if names[process.pid].startswith(VLLM_PROCESS)]
             victims = {"server": [server], "engine": engine[:1], "worker": engine[-1:], "group": family}[kind]
             assert victims, names
 

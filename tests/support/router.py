@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from multiprocessing.process import BaseProcess
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import httpx
+import psutil
 import yaml
 
-from steer_server.settings import Settings
-from tests.support.kill_server import serve
 from tests.support.kills import KEY
 from tests.support.postgres import free_port
-from tests.support.processes import warm_context
-from tests.support.servers import ROOT, Running
+from tests.support.servers import ROOT, Running, supervised_server
 
 PROGRAM = Path(sys.executable).with_name("vllm-router")
+MODEL = "tiny"
 START_SECONDS = 300
 """Of a machine that does other things too."""
 DISCOVERY = ("--service-discovery", "--selector", "--prometheus")
@@ -64,28 +64,28 @@ async def _answers(http: httpx.AsyncClient, url: str) -> bool:
 
 
 class Replica:
-    """The real app on FakeEngine in a process of its own, whose port and data stay over starts."""
+    """The real server, whose port and data stay over starts."""
 
-    def __init__(self, settings: Settings, token_seconds: float) -> None:
-        self._settings, self._token_seconds = settings, token_seconds
+    def __init__(self, folder: Path, core: int, *arguments: str, environment: Mapping[str, str]) -> None:
+        """Args: core: of the machine, which its engine has for itself."""
         self.port = free_port()
-        self.running = Running(f"http://127.0.0.1:{self.port}", "fake", key=KEY)
-        self._process: BaseProcess | None = None
+        self.running = Running(f"http://127.0.0.1:{self.port}", MODEL, key=KEY)
+        self._folder, self._arguments = folder, (f"--served-model-name={MODEL}", *arguments)
+        self._environment = {**environment, "STEER_ADMIN_KEY": KEY, "VLLM_CPU_OMP_THREADS_BIND": str(core)}
+        self._served = ExitStack()
+        self._process: psutil.Popen | None = None
 
     async def start(self) -> None:
         """Returns when it answers."""
-        context = warm_context()
-        started, said = context.Pipe(duplex=False)
-        options = {"port": self.port, "token_seconds": self._token_seconds}
-        self._process = context.Process(target=serve, args=(self._settings, said), kwargs=options)
-        self._process.start()
-        said.close()
-        assert await asyncio.to_thread(started.poll, START_SECONDS), "the replica does not start"
-        started.recv()
+        server = supervised_server(
+            self._folder, *self._arguments, port=self.port, environment=self._environment
+        )
+        _, self._process = await asyncio.to_thread(self._served.enter_context, server)
 
     def kill(self) -> None:
-        """At once, as a failing machine would."""
+        """All of it at once, as a failing machine would."""
         if self._process is not None:
-            self._process.kill()
-            self._process.join()
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process = None
+        self._served.close()

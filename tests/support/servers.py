@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -161,13 +161,35 @@ def live_server(folder: Path, adapters: Path, *arguments: str, model: str = "smo
         yield running
 
 
+LEAST_OPTIONS = (
+    # As little as a start can cost, and sums that do not depend on what else is in the batch.
+    "--enforce-eager",
+    "--dtype=float32",
+    "--max-model-len=256",
+    "--max-num-seqs=8",
+    "--kv-cache-memory-bytes=16M",
+    "--bank-slots=4",
+    "--bank-rank=8",
+)
+"""Of a supervised server with a tiny model."""
+VLLM_PROCESS = "VLLM::"
+"""How vLLM begins the names of its processes: the engine's, and then its workers'."""
+
+
 @contextmanager
-def supervised_server(folder: Path, *arguments: str) -> Iterator[tuple[Running, psutil.Popen]]:
+def supervised_server(
+    folder: Path, *arguments: str, port: int | None = None, environment: Mapping[str, str] | None = None
+) -> Iterator[tuple[Running, psutil.Popen]]:
     """`steer-server serve` without make around it, and its process, as a supervisor has it. Started again in
-    the same folder it goes on with the same data. None of its processes is left at the end."""
-    port = _free_port()
+    the same folder it goes on with the same data. None of its processes is left at the end.
+
+    Args:
+        environment: variables beside this process's own.
+    """
+    port = port or _free_port()
     program = Path(sys.executable).with_name("steer-server")
-    with _serving([str(program), "serve", f"--port={port}", *arguments], port, folder, "") as started:
+    command = [str(program), "serve", f"--port={port}", *arguments]
+    with _serving(command, port, folder, "", environment) as started:
         yield started
 
 
@@ -180,16 +202,20 @@ def _free_port() -> int:
 
 @contextmanager
 def _serving(
-    command: list[str], port: int, folder: Path, model: str
+    command: list[str],
+    port: int,
+    folder: Path,
+    model: str,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[Running, psutil.Popen]]:
     folder.mkdir(parents=True, exist_ok=True)
     url = f"http://127.0.0.1:{port}"
     log_path = folder / "server.log"
-    environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "ARGS")}
-    environment["STEER_DATA"] = str(folder / "data")
+    own = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "ARGS")}
+    whole = {**own, "STEER_DATA": str(folder / "data"), **(environment or {})}
     with log_path.open("a") as log:
         process = psutil.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            command, stdout=log, stderr=subprocess.STDOUT, env=whole, start_new_session=True
         )
     try:
         _wait_until_ready(url, process, log_path)

@@ -70,9 +70,11 @@ def overview() -> Dashboard:
         ),
         graph(
             "Errors by code",
-            "`in_stream` came after the first byte. `errors.py` says what the other codes mean.",
+            "`in_stream` came after the first byte. `errors.py` says what the other codes mean. "
+            "`refused_by_key`: strangers, and keys that ask too much.",
             "reqps",
             by_code=total(rate("steer_request_errors_total"), "code"),
+            refused_by_key=total(rate("steer_key_refusals_total")),
         ),
         graph(
             "Running and waiting",

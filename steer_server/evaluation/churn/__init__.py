@@ -1,0 +1,1 @@
+"""A running server while its adapters come and go."""

@@ -1,0 +1,1 @@
+"""Ways to steer a model whose weights stay as they are, side by side."""

@@ -1,0 +1,1 @@
+"""A running server under load: latency, soak, the cost of its metrics."""

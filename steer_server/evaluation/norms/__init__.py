@@ -1,0 +1,1 @@
+"""Judgements of social norms, by country."""

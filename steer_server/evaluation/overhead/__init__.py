@@ -1,0 +1,1 @@
+"""What the HTTP part costs beside stock vLLM's own."""

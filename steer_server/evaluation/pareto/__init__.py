@@ -1,0 +1,1 @@
+"""How well a preference vector weighs one value axis against another."""

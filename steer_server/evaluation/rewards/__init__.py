@@ -1,0 +1,1 @@
+"""What scoring costs, and what best-of-n gains."""

@@ -1,0 +1,1 @@
+"""Distance of answers from people's, by country."""

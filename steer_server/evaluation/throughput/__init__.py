@@ -1,0 +1,1 @@
+"""What steering costs the engine, measured and by formula."""

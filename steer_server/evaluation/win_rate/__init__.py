@@ -1,0 +1,1 @@
+"""Whose answers judges prefer."""

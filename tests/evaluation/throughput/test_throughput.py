@@ -1,0 +1,102 @@
+"""`bench throughput` without engines: what is made of seconds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steer_server.catalogue.base_model import BaseModel
+from steer_server.engine.bench_worker import WORKLOADS as MEASURED
+from steer_server.engine.bench_worker import specs
+from steer_server.evaluation.throughput.throughput import (
+    ENGINES,
+    NUM_TOKENS,
+    WORKLOADS,
+    bank_share,
+    run_throughput,
+)
+from steer_server.settings import Settings
+from tests.support.tiny_model import tiny_model_with_weights
+
+SPEED = {
+    "bare": 100.0,
+    "stock_one": 30.0,
+    "stock_each": 29.0,
+    "bank_none": 91.0,
+    "bank_zero": 91.0,
+    "bank_same": 90.0,
+    "bank_one": 91.0,
+    "bank_three": 88.0,
+    "bank_eight": 87.0,
+}
+"""Steps per second."""
+
+
+def test_ratios_are_taken_within_a_round_and_verdicts_follow_from_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A machine that is twice as fast in the second round does not change a ratio."""
+    num_runs = dict.fromkeys(ENGINES, 0)
+
+    def run(_: Settings, engine: str, batches: Any) -> dict[str, dict[int, tuple[float, float]]]:
+        num_runs[engine] += 1
+        factor = num_runs[engine]
+        return {
+            workload: {
+                batch: (1 / SPEED[workload] / factor, NUM_TOKENS / SPEED[workload] / factor)
+                for batch in batches
+            }
+            for workload in MEASURED[engine]
+        }
+
+    run_throughput(Settings(), [8, 32, 64], repeats=2, out=tmp_path, run=run)
+    report = json.loads((tmp_path / "report.json").read_text())
+    found = report["workloads"]
+    assert found["bank_three"]["decode_ratio"] == {"8": 0.88, "32": 0.88, "64": 0.88}
+    assert found["bank_three"]["decode_tokens_per_second"]["8"] == pytest.approx(8 * 88 * 1.5)
+    assert found["bank_three"]["first_token_ratio"]["8"] == pytest.approx(100 / 88, abs=1e-3)
+    assert found["bank_three"]["ratio_to_stock"]["8"] == pytest.approx(88 / 29, abs=1e-3)
+    holds = {verdict["must_show"]: verdict["holds"] for verdict in report["verdicts"]}
+    assert holds["decode at batch 8 at least 0.85 of the bare model"] is True
+    assert holds["decode at batch 32 at least 0.9 of the bare model"] is False
+    assert holds["64 vectors at least 0.97 of one vector"] is True
+    assert holds["first tokens at batch 8 within 1.10 of the bare model's time"] is False
+    assert {"hardware", "versions", "commit", "command"} <= report.keys()
+    printed = capsys.readouterr().out.splitlines()
+    assert json.loads(printed[-1])["stock_one"] == {"8": 0.3, "32": 0.3, "64": 0.3}
+    assert any(line.startswith("MISSED: decode at batch 32") for line in printed)
+    assert "<svg" in (tmp_path / "report.html").read_text()
+
+
+def test_every_workload_is_measured_by_one_engine() -> None:
+    measured = [workload for engine in ENGINES for workload in MEASURED[engine]]
+    assert measured == list(WORKLOADS) == list(SPEED)
+
+
+@pytest.mark.parametrize(("workload", "size"), [("bank_one", 1), ("bank_three", 3), ("bank_eight", 8)])
+def test_all_blends_of_a_batch_are_different(workload: str, size: int) -> None:
+    names = [f"c{i}" for i in range(8)]
+    asked = specs(workload, names, 64)
+    assert len({tuple(sorted(spec.cultures.items())) for spec in asked}) == 64
+    assert {len(spec.cultures) for spec in asked} == {size}
+
+
+def test_the_floor_is_the_share_of_weights(tmp_path: Path) -> None:
+    """Of 2 slots of rank 4 in a model of known shapes."""
+    from transformers import AutoConfig
+
+    folder = tiny_model_with_weights(tmp_path / "tiny")
+    settings = Settings(model=str(folder), bank_slots=2, bank_rank=4)
+    shapes = BaseModel.of(settings).linear_shapes.values()
+    config = AutoConfig.from_pretrained(folder)
+    model = sum(o * i for o, i in shapes) + config.vocab_size * config.hidden_size
+    share = 8 * sum(o + i for o, i in shapes) / model
+    assert bank_share(settings) == {
+        "slots": 2,
+        "rank": 4,
+        "share": pytest.approx(share, abs=1e-4),
+        "floor": pytest.approx(1 / (1 + share), abs=1e-3),
+    }

@@ -1,8 +1,7 @@
-"""One engine of `bench throughput`, in a process of its own: prints {workload: {batch: [t1, tN]}} as JSON.
+"""One engine of `bench throughput`, in a process of its own: answers `[workload, batch, N]` by `[t1, tN]`.
 
-A workload is a batch of distinct prompts of about 40 tokens, greedy, without an early end; t1 is how long the
-engine takes to one token for all, tN to N tokens, in seconds. The best of NUM_RUNS after one to warm up, as
-other load only ever slows a run down; the runs of an engine's workloads take turns.
+A workload is a batch of distinct prompts of about 40 tokens, greedy, without an early end; t1 is when all of
+them have their first token, tN when all have N, in seconds from the beginning.
 """
 
 from __future__ import annotations
@@ -10,8 +9,8 @@ from __future__ import annotations
 import json
 import sys
 import time
+import uuid
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from steer_server.catalogue.base_model import BaseModel
@@ -22,7 +21,9 @@ from steer_server.steering.plan import build_plan
 from steer_server.steering.policy import Policy
 from steer_server.steering.spec import SteeringSpec
 
-NUM_RUNS = 3
+KV_CACHE_BYTES = 2**29
+READY = "ready"
+ANSWER_PREFIX = "steer-bench: "
 
 BLENDED = {"bank_one": 1, "bank_three": 3, "bank_eight": 8}
 """Workload -> adapters in each of its blends, which are all different."""
@@ -33,6 +34,7 @@ WORKLOADS = {
     "bank": ("bank_none", "bank_zero", "bank_same", *BLENDED),
 }
 """Engine -> what is measured with it."""
+ENGINE_OF = {workload: engine for engine, workloads in WORKLOADS.items() for workload in workloads}
 
 
 def prompts(batch: int) -> list[str]:
@@ -63,43 +65,51 @@ def specs(workload: str, cultures: list[str], batch: int) -> list[SteeringSpec]:
     return [blend(cultures, i, batch, BLENDED[workload]) for i in range(batch)]
 
 
-def main(
-    engine: str, adapters: str, num_tokens: int, batches: list[int]
-) -> dict[str, dict[int, tuple[float, float]]]:
+def main(engine: str, adapters: str, most: int) -> None:
+    """Answers the questions on stdin until it ends. Args: most: largest batch."""
     settings = with_bank_size(Settings.read(adapters=adapters))
     base = BaseModel.of(settings)
     catalogue, _ = load_directory(settings.adapters, base, settings.bank_rank)
     allow_plugins(engine=engine == "bank")
 
-    from vllm import LLM, SamplingParams
+    from vllm import LLM
 
     llm = LLM(
-        **_options(engine, base, settings, max(batches)),
+        **_options(engine, base, settings, most),
         max_model_len=1024,
-        kv_cache_memory_bytes=2**30,
+        kv_cache_memory_bytes=KV_CACHE_BYTES,
         disable_log_stats=True,
         enable_prefix_caching=False,
     )
     requests_of = _bank_requests(llm, catalogue, settings) if engine == "bank" else _stock_requests(catalogue)
-    lengths = [
-        SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True) for tokens in (1, num_tokens)
-    ]
-    found: dict[str, dict[int, tuple[float, float]]] = {workload: {} for workload in WORKLOADS[engine]}
-    for batch in batches:
-        requests = {workload: requests_of(workload, batch) for workload in WORKLOADS[engine]}
-        seconds: dict[str, list[list[float]]] = {workload: [] for workload in requests}
-        for _ in range(1 + NUM_RUNS):
-            for workload, lora_request in requests.items():
-                taken = []
-                for sampling in lengths:
-                    started = time.perf_counter()
-                    llm.generate(prompts(batch), sampling, lora_request=lora_request, use_tqdm=False)
-                    taken.append(time.perf_counter() - started)
-                seconds[workload].append(taken)
-        for workload, runs in seconds.items():
-            first, whole = zip(*runs[1:], strict=True)
-            found[workload][batch] = (min(first), min(whole))
-    return found
+    _say(READY)
+    for question in sys.stdin:
+        workload, batch, num_tokens = json.loads(question)
+        _say(json.dumps(_measured(llm.llm_engine, requests_of(workload, batch), batch, num_tokens)))
+
+
+def _say(text: str) -> None:
+    # Engines print too.
+    print(f"{ANSWER_PREFIX}{text}", flush=True)
+
+
+def _measured(engine: Any, lora_requests: Any, batch: int, num_tokens: int) -> tuple[float, float]:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    sampling = SamplingParams(
+        temperature=0, max_tokens=num_tokens, ignore_eos=True, output_kind=RequestOutputKind.DELTA
+    )
+    has_none = {f"{uuid.uuid4().hex}-{i}" for i in range(batch)}
+    requests = zip(sorted(has_none), prompts(batch), lora_requests or [None] * batch, strict=True)
+    started, first = time.perf_counter(), 0.0
+    for request_id, prompt, lora_request in requests:
+        engine.add_request(request_id, prompt, sampling, lora_request=lora_request)
+    while engine.has_unfinished_requests():
+        has_none.difference_update(output.request_id for output in engine.step())
+        if not has_none and not first:
+            first = time.perf_counter() - started
+    return first, time.perf_counter() - started
 
 
 def _options(engine: str, base: BaseModel, settings: Settings, most: int) -> dict[str, Any]:
@@ -157,6 +167,5 @@ def _bank_requests(llm: Any, catalogue: Catalogue, settings: Settings) -> Reques
 
 
 if __name__ == "__main__":
-    _, engine_, adapters_, num_tokens_, *batches_ = sys.argv
-    measured = main(engine_, str(Path(adapters_)), int(num_tokens_), [int(b) for b in batches_])
-    print(json.dumps(measured), flush=True)
+    _, engine_, adapters_, most_ = sys.argv
+    main(engine_, adapters_, int(most_))

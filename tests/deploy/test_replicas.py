@@ -33,6 +33,8 @@ from tests.support.tiny_model import FOR_VLLM, tiny_model_with_weights
 CHAT = "/v1/chat/completions"
 NUM_CLIENTS = 8
 NUM_TOKENS = 16
+PAUSE_SECONDS = 0.25
+"""Of a client between two requests: a replica that starts again needs this machine too."""
 PHASE_SECONDS = 4.0
 PATIENCE_SECONDS = 60.0
 
@@ -95,6 +97,7 @@ async def load(url: str) -> AsyncIterator[list[Reply]]:
     async def client(http: httpx.AsyncClient, number: int) -> None:
         while not is_over.is_set():
             replies.append(await ask(http, stream=number % 2 == 0))
+            await asyncio.sleep(PAUSE_SECONDS)
 
     async with httpx.AsyncClient(
         base_url=url, headers={"Authorization": f"Bearer {KEY}"}, timeout=30

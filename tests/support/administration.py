@@ -54,6 +54,7 @@ async def chat(server: Running, culture: str) -> httpx.Response:
         "model": server.model,
         "messages": PROMPT,
         "max_tokens": 8,
+        "temperature": 0,
         "steering": {"cultures": {culture: 1.0}},
     }
     async with server.http() as http:

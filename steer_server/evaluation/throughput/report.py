@@ -40,14 +40,18 @@ def _table(results: Mapping[str, Any], value: str, ratio: str, unit: str, captio
 
 
 def sections(results: Mapping[str, Any]) -> list[Section]:
-    text = "Columns are numbers of requests that run at once. Medians over rounds; ratios within a round."
-    if share := results.get("bank_share"):
-        text += (
-            f" The bank has {share['slots']} slots of rank {share['rank']}: as many weights as "
-            f"{share['share']:.1%} of the model's linear layers, so {share['floor']:.2f} would be left of "
-            "the speed if reading weights were all that took time. Attention, sampling and scheduling take "
-            "time too, and the bank adds nothing to them, so a ratio may lie above it."
-        )
+    share = results["bank_share"]
+    text = (
+        "Columns are numbers of requests that run at once. Medians over rounds; each ratio is to a run of "
+        f"the model without LoRA just before. The bank has {share['slots']} slots of rank {share['rank']}: "
+        f"as many weights as {share['share']:.1%} of the model's linear layers and LM head, so "
+        f"{share['floor']:.2f} would be left of the speed if nothing else took time. Attention, sampling and "
+        "scheduling take time too, and the bank adds nothing to them, so a ratio may lie above it."
+    )
+    first_tokens = (
+        "A prompt goes through the layers whole and through the LM head with its last token alone, so the "
+        f"bank makes it {share['first_token_floor']:.2f} times the operations."
+    )
     figure = new_figure(8.0, 4.5)
     (axes,) = figure.axes
     batches = results["batches"]
@@ -66,5 +70,5 @@ def sections(results: Mapping[str, Any]) -> list[Section]:
     add_legend(figure, 2)
     return [
         Section("Decode", text, [decode_table(results)], [figure]),
-        Section("First tokens", "", [first_token_table(results)]),
+        Section("First tokens", first_tokens, [first_token_table(results)]),
     ]

@@ -1,31 +1,28 @@
 """`bench throughput`: decoding and first tokens of several ways to serve adapters, side by side in one run.
 
-Every engine runs in a fresh process; rounds of all engines are interleaved, because machines drift. What
-counts is the ratio to the model without LoRA in the same round. With B requests, t1 seconds to everyone's
-first token (the prefill) and tN to everyone's N-th, decoding makes `B (N - 1) / (tN - t1)` tokens per second.
+All engines are up at once (engines.py) and take turns, each beside a run of the model without LoRA just
+before it, because machines drift within minutes. What counts is the ratio of the two; what the model without
+LoRA's own ratio is off 1 is noise. With B requests, t1 seconds to everyone's first token (the prefill) and tN
+to everyone's N-th, decoding makes `B (N - 1) / (tN - t1)` tokens per second.
 """
 
 from __future__ import annotations
 
 import json
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from steer_server.builtin_model import ensure_builtin
 from steer_server.catalogue.base_model import BaseModel
 from steer_server.catalogue.loader import with_bank_size
-from steer_server.errors import ConfigError
 from steer_server.evaluation.html import write_all
 from steer_server.evaluation.report import commit
+from steer_server.evaluation.throughput.engines import Measure, Seconds, running_engines
 from steer_server.evaluation.throughput.report import sections, tables
-from steer_server.settings import Settings, engine_log_level
-
-ENGINES = ("bare", "stock_one", "stock_each", "bank")
-"""In the order in which a round runs them. `engine/bench_worker.py` says what each measures."""
+from steer_server.progress import Progress
+from steer_server.settings import Settings
 
 WORKLOADS = {
     "bare": "no LoRA",
@@ -41,29 +38,32 @@ WORKLOADS = {
 
 NUM_TOKENS = 64
 
-Seconds = tuple[float, float]
-"""(t1, tN)."""
-RunEngine = Callable[[Settings, str, Sequence[int]], dict[str, dict[int, Seconds]]]
-"""(settings, engine, batches) -> workload -> batch -> seconds."""
+WARM_UP_TOKENS = 4
+REFERENCE = "bare"
+
+Pair = tuple[Seconds, Seconds]
+"""Of a workload, and of the reference just before it."""
+Round = Mapping[str, Mapping[int, Pair]]
+"""Workload -> batch -> pair."""
+StartEngines = Callable[[Settings, int, Path], AbstractContextManager[Measure]]
 
 
 def run_throughput(
-    settings: Settings, batches: Sequence[int], repeats: int, out: Path, run: RunEngine | None = None
+    settings: Settings, batches: Sequence[int], repeats: int, out: Path, start: StartEngines = running_engines
 ) -> None:
     """Measures, prints tables, verdicts and one line of JSON, and writes `out/report.json` and
     `out/report.html`.
 
-    Raises: ConfigError when an engine's process fails.
+    Args:
+        start: what starts the engines, and stops them when it ends.
+
+    Raises: EvaluationError when an engine does not start or dies.
     """
     commit()
-    rounds: list[dict[str, dict[int, Seconds]]] = []
-    for round_number in range(repeats):
-        rounds.append({})
-        for engine in ENGINES:
-            print(f"round {round_number + 1}/{repeats}: {engine} ...", file=sys.stderr, flush=True)
-            rounds[-1] |= (run or run_in_process)(settings, engine, batches)
+    with start(settings, max(batches), out) as measure:
+        rounds = _measured(measure, batches, repeats)
     results: dict[str, Any] = {
-        "server": {"engine": "in a process of its own"},
+        "server": {"engine": "all in processes of their own, up at once, asked in turns"},
         "tokens_per_request": NUM_TOKENS,
         "batches": list(batches),
         "rounds": rounds,
@@ -71,9 +71,8 @@ def run_throughput(
             workload: {"label": label, **_measures(workload, rounds, batches)}
             for workload, label in WORKLOADS.items()
         },
+        "bank_share": bank_share(settings),
     }
-    if run is None:
-        results["bank_share"] = bank_share(settings)
     results["verdicts"] = verdicts(results["workloads"], batches)
     write_all(out, "Throughput: what steering costs", results, sections(results), tables(results))
     for verdict in results["verdicts"]:
@@ -81,31 +80,51 @@ def run_throughput(
     print(json.dumps({w: found["decode_ratio"] for w, found in results["workloads"].items()}))
 
 
-def _measures(
-    workload: str, rounds: Sequence[Mapping[str, Mapping[int, Seconds]]], batches: Sequence[int]
-) -> dict[str, dict[int, float]]:
-    """Medians over rounds; ratios are taken within a round."""
+def _measured(measure: Measure, batches: Sequence[int], repeats: int) -> list[dict[str, dict[int, Pair]]]:
+    rounds: list[dict[str, dict[int, Pair]]] = [{w: {} for w in WORKLOADS} for _ in range(repeats)]
+    with Progress("throughput", repeats * len(batches) * len(WORKLOADS), "pairs") as progress:
+        for batch in batches:
+            for workload in WORKLOADS:
+                measure(workload, batch, WARM_UP_TOKENS)
+            for number, found in enumerate(rounds):
+                shift = number % len(WORKLOADS)
+                for workload in [*WORKLOADS][shift:] + [*WORKLOADS][:shift]:
+                    reference = measure(REFERENCE, batch, NUM_TOKENS)
+                    found[workload][batch] = (measure(workload, batch, NUM_TOKENS), reference)
+                    progress.advance(note=f"{workload}, {batch} at once")
+    return rounds
 
-    def median(
-        of: Callable[[Mapping[str, Mapping[int, Seconds]], int], float], digits: int
-    ) -> dict[int, float]:
+
+def _measures(workload: str, rounds: Sequence[Round], batches: Sequence[int]) -> dict[str, Any]:
+    """Medians over rounds. Ratios to others than the reference are ratios of ratios to it."""
+
+    def median(of: Callable[[Round, int], float], digits: int) -> dict[int, float]:
         return {b: round(statistics.median(of(found, b) for found in rounds), digits) for b in batches}
 
+    def to(other: str) -> Callable[[Round, int], float]:
+        return lambda found, b: _decode_ratio(found[workload][b], b) / _decode_ratio(found[other][b], b)
+
     return {
-        "decode_tokens_per_second": median(lambda r, b: _decode(r[workload][b], b), 1),
-        "first_token_ms": median(lambda r, b: 1000 * r[workload][b][0], 1),
-        "decode_ratio": median(lambda r, b: _decode(r[workload][b], b) / _decode(r["bare"][b], b), 3),
-        "first_token_ratio": median(lambda r, b: r[workload][b][0] / r["bare"][b][0], 3),
-        "ratio_to_stock": median(lambda r, b: _decode(r[workload][b], b) / _decode(r["stock_each"][b], b), 3),
-        "ratio_to_one_blend": median(
-            lambda r, b: _decode(r[workload][b], b) / _decode(r["bank_same"][b], b), 3
-        ),
+        "decode_tokens_per_second": median(lambda found, b: _decode(found[workload][b][0], b), 1),
+        "first_token_ms": median(lambda found, b: 1000 * found[workload][b][0][0], 1),
+        "decode_ratio": median(lambda found, b: _decode_ratio(found[workload][b], b), 3),
+        "all_decode_ratios": {
+            b: [round(_decode_ratio(found[workload][b], b), 3) for found in rounds] for b in batches
+        },
+        "first_token_ratio": median(lambda found, b: found[workload][b][0][0] / found[workload][b][1][0], 3),
+        "ratio_to_stock": median(to("stock_each"), 3),
+        "ratio_to_one_blend": median(to("bank_same"), 3),
     }
 
 
 def _decode(seconds: Seconds, batch: int) -> float:
     first, whole = seconds
     return batch * (NUM_TOKENS - 1) / (whole - first)
+
+
+def _decode_ratio(pair: Pair, batch: int) -> float:
+    own, reference = pair
+    return _decode(own, batch) / _decode(reference, batch)
 
 
 def verdicts(workloads: Mapping[str, Any], batches: Sequence[int]) -> list[dict[str, Any]]:
@@ -143,10 +162,11 @@ def verdicts(workloads: Mapping[str, Any], batches: Sequence[int]) -> list[dict[
 
 
 def bank_share(settings: Settings) -> dict[str, float]:
-    """The floor that bytes and operations set: what the bank reads and multiplies in a step, as a share of
-    the model's linear layers, LM head included.
+    """What bytes and operations allow: what the bank reads and multiplies in a step, as a share of what the
+    model's linear layers do, LM head included; and in a prefill, where the head sees one token of a prompt.
 
-    *Semantics*: `floor = 1 / (1 + share)`, what would be left of the speed if nothing but weights took time.
+    *Semantics*: `floor = 1 / (1 + share)` of decoding's speed, `first_token_floor = 1 + share_without_head`
+    times the time of first tokens, if nothing but linear layers took time.
     """
     from transformers import AutoConfig
 
@@ -154,35 +174,13 @@ def bank_share(settings: Settings) -> dict[str, float]:
     base = BaseModel.of(sized)
     config = AutoConfig.from_pretrained(base.path)
     shapes = base.linear_shapes.values()
-    model = sum(o * i for o, i in shapes) + config.vocab_size * config.hidden_size
+    layers = sum(o * i for o, i in shapes)
+    model = layers + config.vocab_size * config.hidden_size
     bank = sized.bank_slots * sized.bank_rank * sum(o + i for o, i in shapes)
     return {
         "slots": sized.bank_slots,
         "rank": sized.bank_rank,
         "share": round(bank / model, 4),
         "floor": round(1 / (1 + bank / model), 3),
-    }
-
-
-def run_in_process(settings: Settings, engine: str, batches: Sequence[int]) -> dict[str, dict[int, Seconds]]:
-    """Measured in a fresh process."""
-    ensure_builtin(settings.cache)
-    command = [
-        sys.executable,
-        "-m",
-        "steer_server.engine.bench_worker",
-        engine,
-        str(settings.adapters),
-        str(NUM_TOKENS),
-        *map(str, batches),
-    ]
-    process = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=engine_log_level("ERROR")
-    )
-    if process.returncode != 0:
-        raise ConfigError(f"{engine} failed:\n{process.stderr[-3000:]}")
-    found = json.loads(process.stdout.strip().splitlines()[-1])
-    return {
-        workload: {int(batch): (float(first), float(whole)) for batch, (first, whole) in times.items()}
-        for workload, times in found.items()
+        "first_token_floor": round(1 + bank / layers, 3),
     }

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from steer_server.catalogue.base_model import BaseModel
-from steer_server.engine.bench_worker import WORKLOADS as MEASURED
-from steer_server.engine.bench_worker import specs
+from steer_server.engine.bench_worker import ENGINE_OF, specs
+from steer_server.errors import EvaluationError
+from steer_server.evaluation.throughput.engines import Measure, running_engines
 from steer_server.evaluation.throughput.throughput import (
-    ENGINES,
     NUM_TOKENS,
     WORKLOADS,
     bank_share,
@@ -35,30 +36,35 @@ SPEED = {
 """Steps per second."""
 
 
-def test_ratios_are_taken_within_a_round_and_verdicts_follow_from_them(
+def test_a_way_is_compared_with_the_reference_just_before_it_and_verdicts_follow(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A machine that is twice as fast in the second round does not change a ratio."""
-    num_runs = dict.fromkeys(ENGINES, 0)
+    """A machine that drifts to twice its speed and back does not change a ratio."""
+    asked: list[tuple[str, int, int]] = []
 
-    def run(_: Settings, engine: str, batches: Any) -> dict[str, dict[int, tuple[float, float]]]:
-        num_runs[engine] += 1
-        factor = num_runs[engine]
-        return {
-            workload: {
-                batch: (1 / SPEED[workload] / factor, NUM_TOKENS / SPEED[workload] / factor)
-                for batch in batches
-            }
-            for workload in MEASURED[engine]
-        }
+    @contextmanager
+    def start(settings: Settings, most: int, logs: Path) -> Iterator[Measure]:
+        def measure(workload: str, batch: int, num_tokens: int) -> tuple[float, float]:
+            # A pair of runs has one speed, the next pair another.
+            num_timed = sum(tokens == NUM_TOKENS for *_, tokens in asked)
+            factor = 1 + num_timed // 2 % 2
+            asked.append((workload, batch, num_tokens))
+            return 1 / SPEED[workload] / factor, num_tokens / SPEED[workload] / factor
 
-    run_throughput(Settings(), [8, 32, 64], repeats=2, out=tmp_path, run=run)
+        assert most == 64
+        yield measure
+
+    model = str(tiny_model_with_weights(tmp_path / "tiny"))
+    run_throughput(Settings(model=model), [8, 32, 64], repeats=2, out=tmp_path, start=start)
     report = json.loads((tmp_path / "report.json").read_text())
     found = report["workloads"]
+    assert set(found["bare"]["all_decode_ratios"]["8"]) == {1.0}
     assert found["bank_three"]["decode_ratio"] == {"8": 0.88, "32": 0.88, "64": 0.88}
-    assert found["bank_three"]["decode_tokens_per_second"]["8"] == pytest.approx(8 * 88 * 1.5)
     assert found["bank_three"]["first_token_ratio"]["8"] == pytest.approx(100 / 88, abs=1e-3)
     assert found["bank_three"]["ratio_to_stock"]["8"] == pytest.approx(88 / 29, abs=1e-3)
+    timed = [(workload, batch) for workload, batch, tokens in asked if tokens == NUM_TOKENS]
+    assert timed[0::2] == [("bare", batch) for batch in (8, 32, 64) for _ in range(2 * len(WORKLOADS))]
+    assert sorted(timed[1::2]) == sorted([(w, b) for w in WORKLOADS for b in (8, 32, 64)] * 2)
     holds = {verdict["must_show"]: verdict["holds"] for verdict in report["verdicts"]}
     assert holds["decode at batch 8 at least 0.85 of the bare model"] is True
     assert holds["decode at batch 32 at least 0.9 of the bare model"] is False
@@ -72,8 +78,14 @@ def test_ratios_are_taken_within_a_round_and_verdicts_follow_from_them(
 
 
 def test_every_workload_is_measured_by_one_engine() -> None:
-    measured = [workload for engine in ENGINES for workload in MEASURED[engine]]
-    assert measured == list(WORKLOADS) == list(SPEED)
+    assert list(ENGINE_OF) == list(WORKLOADS) == list(SPEED)
+
+
+def test_an_engine_that_does_not_start_says_why(tmp_path: Path) -> None:
+    settings = Settings(model="builtin", adapters=tmp_path / "none")
+    with pytest.raises(EvaluationError, match="an engine has ended"), running_engines(settings, 1, tmp_path):
+        pass
+    assert (tmp_path / "bare.log").read_text()
 
 
 @pytest.mark.parametrize(("workload", "size"), [("bank_one", 1), ("bank_three", 3), ("bank_eight", 8)])
@@ -92,11 +104,13 @@ def test_the_floor_is_the_share_of_weights(tmp_path: Path) -> None:
     settings = Settings(model=str(folder), bank_slots=2, bank_rank=4)
     shapes = BaseModel.of(settings).linear_shapes.values()
     config = AutoConfig.from_pretrained(folder)
-    model = sum(o * i for o, i in shapes) + config.vocab_size * config.hidden_size
-    share = 8 * sum(o + i for o, i in shapes) / model
+    layers = sum(o * i for o, i in shapes)
+    bank = 8 * sum(o + i for o, i in shapes)
+    share = bank / (layers + config.vocab_size * config.hidden_size)
     assert bank_share(settings) == {
         "slots": 2,
         "rank": 4,
         "share": pytest.approx(share, abs=1e-4),
         "floor": pytest.approx(1 / (1 + share), abs=1e-3),
+        "first_token_floor": pytest.approx(1 + bank / layers, abs=1e-3),
     }

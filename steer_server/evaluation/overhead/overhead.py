@@ -18,13 +18,12 @@ from typing import Any
 import httpx
 
 from steer_server.catalogue.base_model import BaseModel
-from steer_server.catalogue.loader import load_directory, with_bank_size
 from steer_server.errors import EvaluationError
 from steer_server.evaluation.html import write_all
 from steer_server.evaluation.overhead.asking import WAYS, Asker, Cost, Load, Way
 from steer_server.evaluation.overhead.planning_cost import measure_planning
 from steer_server.evaluation.overhead.report import MAX_GROWTH_MIB, sections, tables, verdicts
-from steer_server.evaluation.overhead.servers import OURS, MeasuredServer, StartServers, both_servers
+from steer_server.evaluation.overhead.servers import OURS, MeasuredServer, StartServers, blended, both_servers
 from steer_server.evaluation.report import commit
 from steer_server.evaluation.server_memory import MIB, numbers_in_use
 from steer_server.evaluation.trends import second_half
@@ -70,11 +69,7 @@ def evaluate_overhead(
         something that is to be shown is not.
     """
     commit()
-    settings = with_bank_size(settings)
-    base = BaseModel.fetched(settings)
-    catalogue, _ = load_directory(settings.adapters, base, settings.bank_rank)
-    if len(catalogue.cultures) < 2:
-        raise EvaluationError("blends are made of cultures; --adapters needs at least two")
+    settings, base, catalogue = blended(settings)
     planning = measure_planning(catalogue, options.planning_rounds)
     with start(settings, vllm_arguments, out) as servers:
         results = asyncio.run(run_overhead(options, servers, sorted(catalogue.cultures)))

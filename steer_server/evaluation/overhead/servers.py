@@ -16,6 +16,8 @@ import httpx
 import psutil
 
 from steer_server.catalogue.base_model import BaseModel
+from steer_server.catalogue.loader import load_directory, with_bank_size
+from steer_server.catalogue.snapshot import Catalogue
 from steer_server.errors import EvaluationError
 from steer_server.settings import Settings, fresh_environment
 
@@ -59,6 +61,19 @@ class MeasuredServer:
 def _cpu_seconds(process: psutil.Process) -> float:
     used = process.cpu_times()
     return float(used.user + used.system)
+
+
+def blended(settings: Settings) -> tuple[Settings, BaseModel, Catalogue]:
+    """The settings with the bank's size, the model, and the adapters that requests blend.
+
+    Raises: EvaluationError when there are fewer than two cultures.
+    """
+    settings = with_bank_size(settings)
+    base = BaseModel.fetched(settings)
+    catalogue, _ = load_directory(settings.adapters, base, settings.bank_rank)
+    if len(catalogue.cultures) < 2:
+        raise EvaluationError("blends are made of cultures; --adapters needs at least two")
+    return settings, base, catalogue
 
 
 StartServers = Callable[[Settings, Sequence[str], Path], AbstractContextManager[dict[str, MeasuredServer]]]

@@ -14,12 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from steer_server.catalogue.base_model import BaseModel
-from steer_server.catalogue.loader import load_directory, with_bank_size
 from steer_server.errors import EvaluationError
 from steer_server.evaluation.html import COLOURS, Section, Table, new_figure, write_all
 from steer_server.evaluation.overhead.asking import WAYS, Asker, Cost, Load, Way
-from steer_server.evaluation.overhead.servers import OURS, MeasuredServer, StartServers, both_servers
+from steer_server.evaluation.overhead.servers import OURS, MeasuredServer, StartServers, blended, both_servers
 from steer_server.evaluation.report import Results, commit
 from steer_server.evaluation.verdicts import Verdict, verdict_table
 from steer_server.progress import Progress
@@ -60,10 +58,7 @@ def evaluate_streams(
         something that is to be shown is not.
     """
     commit()
-    settings = with_bank_size(settings)
-    catalogue, _ = load_directory(settings.adapters, BaseModel.fetched(settings), settings.bank_rank)
-    if len(catalogue.cultures) < 2:
-        raise EvaluationError("blends are made of cultures; --adapters needs at least two")
+    settings, _, catalogue = blended(settings)
     with start(settings, vllm_arguments, out) as servers:
         results = asyncio.run(run_streams(options, servers, sorted(catalogue.cultures)))
     results["server"] = {"model": servers[OURS].model, "vllm_arguments": list(vllm_arguments)}

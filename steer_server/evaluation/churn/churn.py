@@ -32,6 +32,7 @@ from steer_server.evaluation.client import ServerClient, ServerInfo
 from steer_server.evaluation.report import commit
 from steer_server.evaluation.server_memory import MemorySampler, find_processes, numbers_in_use
 from steer_server.evaluation.streaming import http_client
+from steer_server.evaluation.verdicts import check_shown
 from steer_server.progress import Progress
 
 ADMIN_SECONDS = 600.0
@@ -122,8 +123,7 @@ def evaluate_churn(options: ChurnOptions, out: Path) -> None:
     write_churn(results, out, options.key)
     found = verdicts(results)
     print(json.dumps({verdict.name: verdict.is_shown for verdict in found}))
-    if failed := [verdict.name for verdict in found if verdict.is_shown is False]:
-        raise EvaluationError(f"not shown: {', '.join(failed)}; see {out / 'report.html'}")
+    check_shown(found, out)
 
 
 @asynccontextmanager

@@ -27,6 +27,7 @@ from steer_server.evaluation.client import ServerClient, ServerInfo
 from steer_server.evaluation.report import commit
 from steer_server.evaluation.server_memory import MemorySampler, find_processes, numbers_in_use
 from steer_server.evaluation.streaming import Refused, StreamFailed, http_client, read_stream
+from steer_server.evaluation.verdicts import check_shown
 from steer_server.progress import Progress
 
 NUM_TOKENS = 4
@@ -114,8 +115,7 @@ def evaluate_reload(options: ReloadOptions, out: Path) -> None:
     found = verdicts(results)
     write_reload(results, found, out, options.key)
     print(json.dumps({verdict.name: verdict.is_shown for verdict in found}))
-    if failed := [verdict.name for verdict in found if verdict.is_shown is False]:
-        raise EvaluationError(f"not shown: {', '.join(failed)}; see {out / 'report.html'}")
+    check_shown(found, out)
 
 
 async def _warm(operator: Operator, found: Reloads, model: str) -> None:

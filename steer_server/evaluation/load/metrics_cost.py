@@ -33,7 +33,7 @@ from steer_server.evaluation.load.latency import CONNECTIONS, Asker, Timed
 from steer_server.evaluation.load.offer import Vectors, read_offer
 from steer_server.evaluation.report import commit
 from steer_server.evaluation.streaming import http_client
-from steer_server.evaluation.verdicts import Verdict, verdict_table
+from steer_server.evaluation.verdicts import Verdict, check_shown, verdict_table
 from steer_server.metrics import Metrics
 from steer_server.progress import Progress
 from steer_server.steering.plan import AdapterGate, SteeringPlan
@@ -185,8 +185,7 @@ def evaluate_metrics_cost(options: MetricsCostOptions, out: Path) -> None:
     text = (__doc__ or "").partition("\n\n")[2].replace("\n    share", "\nshare")
     write_all(out, "What metrics cost", results, [Section("At most", text, tables)], tables)
     print(json.dumps({"share": results["share"], **results["shares"]}))
-    if not found.is_shown:
-        raise EvaluationError(f"not shown: {found.name}; see {out / 'report.html'}")
+    check_shown([found], out)
 
 
 def verdict(results: Mapping[str, Any]) -> Verdict:

@@ -34,6 +34,7 @@ from steer_server.evaluation.load.soak_load import Asked, Mix
 from steer_server.evaluation.report import commit
 from steer_server.evaluation.server_memory import find_processes, num_handles
 from steer_server.evaluation.streaming import http_client
+from steer_server.evaluation.verdicts import check_shown
 
 WATCH_CONNECTIONS = 1
 FIRST_RATE = 1.0
@@ -146,8 +147,7 @@ def evaluate_soak(options: SoakOptions, out: Path) -> None:
     write_all(out, "A mixed load for minutes", results, sections(results), tables(results))
     found = verdicts(results)
     print(json.dumps({verdict.name: verdict.is_shown for verdict in found}))
-    if failed := [verdict.name for verdict in found if verdict.is_shown is False]:
-        raise EvaluationError(f"not shown: {', '.join(failed)}; see {out / 'report.html'}")
+    check_shown(found, out)
 
 
 @asynccontextmanager

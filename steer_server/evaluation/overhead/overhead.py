@@ -18,7 +18,6 @@ from typing import Any
 import httpx
 
 from steer_server.catalogue.base_model import BaseModel
-from steer_server.errors import EvaluationError
 from steer_server.evaluation.html import write_all
 from steer_server.evaluation.overhead.asking import WAYS, Asker, Cost, Load, Way
 from steer_server.evaluation.overhead.planning_cost import measure_planning
@@ -27,6 +26,7 @@ from steer_server.evaluation.overhead.servers import OURS, MeasuredServer, Start
 from steer_server.evaluation.report import commit
 from steer_server.evaluation.server_memory import MIB, numbers_in_use
 from steer_server.evaluation.trends import second_half
+from steer_server.evaluation.verdicts import check_shown
 from steer_server.progress import Progress
 from steer_server.settings import Settings
 
@@ -82,8 +82,7 @@ def evaluate_overhead(
     results["verdicts"] = [asdict(verdict) for verdict in found]
     write_all(out, "What the HTTP part costs", results, sections(results), tables(results))
     print(json.dumps({verdict.name: verdict.is_shown for verdict in found}))
-    if failed := [verdict.name for verdict in found if verdict.is_shown is False]:
-        raise EvaluationError(f"not shown: {', '.join(failed)}; see {out / 'report.html'}")
+    check_shown(found, out)
 
 
 async def run_overhead(

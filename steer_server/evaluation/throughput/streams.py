@@ -14,12 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from steer_server.errors import EvaluationError
 from steer_server.evaluation.html import COLOURS, Section, Table, new_figure, write_all
 from steer_server.evaluation.overhead.asking import WAYS, Asker, Cost, Load, Way
 from steer_server.evaluation.overhead.servers import OURS, MeasuredServer, StartServers, blended, both_servers
 from steer_server.evaluation.report import Results, commit
-from steer_server.evaluation.verdicts import Verdict, verdict_table
+from steer_server.evaluation.verdicts import Verdict, check_shown, verdict_table
 from steer_server.progress import Progress
 from steer_server.settings import Settings
 
@@ -67,8 +66,7 @@ def evaluate_streams(
     tables = [verdict_table(found), ways_table(results)]
     write_all(out, "Streams over HTTP", results, [_section(results, tables)], tables)
     print(json.dumps({label: one["ratio"] for label, one in results["ways"].items()}))
-    if failed := [verdict.name for verdict in found if not verdict.is_shown]:
-        raise EvaluationError(f"not shown: {', '.join(failed)}; see {out / 'report.html'}")
+    check_shown(found, out)
 
 
 async def run_streams(

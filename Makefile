@@ -18,9 +18,10 @@ install: .venv/installed-$(EXTRA)
 serve: install
 	$(BIN)/steer-server serve --host $(HOST) --port $(PORT) --adapters $(ADAPTERS) $(ARGS)
 
+# Two workers: one asks the servers that are started once, which is mostly waiting; the other does the rest.
 test: install postgresql prometheus chromium deploy-tools check
 	$(BIN)/steer-server model fetch
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadgroup $(ARGS)
 
 # The catalogue's tests start a server of their own from it. Debian keeps its programs off PATH.
 postgresql:

@@ -34,6 +34,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, help="how often each test that kills a server does it")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of several workers one has all tests of the servers below, so that each is started once."""
+    for item in items:
+        if item.get_closest_marker("engine") and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group("shared servers"))
+
+
 @pytest.fixture
 def num_kills(pytestconfig: pytest.Config) -> int | None:
     """None: the test's own number."""

@@ -12,6 +12,7 @@ import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from steer_server.evaluation.html import write_all
 from steer_server.evaluation.report import commit
 from steer_server.evaluation.throughput.engines import Measure, Seconds, running_engines
 from steer_server.evaluation.throughput.report import sections, tables
+from steer_server.evaluation.verdicts import Verdict, check_shown, verdict_table
 from steer_server.progress import Progress
 from steer_server.settings import Settings
 
@@ -41,6 +43,12 @@ NUM_TOKENS = 64
 WARM_UP_TOKENS = 4
 REFERENCE = "bare"
 
+LEAST_DECODE = {8: 0.85, 32: 0.9}
+"""By batch."""
+LEAST_TO_STOCK = 2.5
+LEAST_TO_ONE_BLEND = 0.97
+MOST_FIRST_TOKEN = 1.1
+
 Pair = tuple[Seconds, Seconds]
 """Of a workload, and of the reference just before it."""
 Round = Mapping[str, Mapping[int, Pair]]
@@ -51,13 +59,13 @@ StartEngines = Callable[[Settings, int, Path], AbstractContextManager[Measure]]
 def run_throughput(
     settings: Settings, batches: Sequence[int], repeats: int, out: Path, start: StartEngines = running_engines
 ) -> None:
-    """Measures, prints tables, verdicts and one line of JSON, and writes `out/report.json` and
-    `out/report.html`.
+    """Measures, prints tables and one line of JSON, and writes `out/report.json` and `out/report.html`.
 
     Args:
         start: what starts the engines, and stops them when it ends.
 
-    Raises: EvaluationError when an engine does not start or dies.
+    Raises: EvaluationError when an engine does not start or dies, and, after the report is written, when
+        something that is to be shown is not.
     """
     commit()
     with start(settings, max(batches), out) as measure:
@@ -73,11 +81,12 @@ def run_throughput(
         },
         "bank_share": bank_share(settings),
     }
-    results["verdicts"] = verdicts(results["workloads"], batches)
-    write_all(out, "Throughput: what steering costs", results, sections(results), tables(results))
-    for verdict in results["verdicts"]:
-        print(f"{'holds' if verdict['holds'] else 'MISSED'}: {verdict['must_show']}: {verdict['text']}")
-    print(json.dumps({w: found["decode_ratio"] for w, found in results["workloads"].items()}))
+    found = verdicts(results["workloads"], batches)
+    results["verdicts"] = [asdict(verdict) for verdict in found]
+    shown = [verdict_table(found), *tables(results)]
+    write_all(out, "Throughput: what steering costs", results, sections(results), shown)
+    print(json.dumps({w: one["decode_ratio"] for w, one in results["workloads"].items()}))
+    check_shown(found, out)
 
 
 def _measured(measure: Measure, batches: Sequence[int], repeats: int) -> list[dict[str, dict[int, Pair]]]:
@@ -127,37 +136,31 @@ def _decode_ratio(pair: Pair, batch: int) -> float:
     return _decode(own, batch) / _decode(reference, batch)
 
 
-def verdicts(workloads: Mapping[str, Any], batches: Sequence[int]) -> list[dict[str, Any]]:
+def verdicts(workloads: Mapping[str, Any], batches: Sequence[int]) -> list[Verdict]:
     """The goals of DESIGN for all-different blends of three, as far as the batches allow."""
     blends = workloads["bank_three"]
-    goals = [
-        *(
-            (
-                f"decode at batch {batch} at least {least} of the bare model",
-                blends["decode_ratio"][batch],
-                least,
-            )
-            for batch, least in ((8, 0.85), (32, 0.9))
-            if batch in batches
-        ),
-        *(
-            (f"at batch {batch} at least 2.5 times stock LoRA", blends["ratio_to_stock"][batch], 2.5)
-            for batch in batches
-            if batch >= 8
-        ),
-        *(
-            (f"{batch} vectors at least 0.97 of one vector", blends["ratio_to_one_blend"][batch], 0.97)
-            for batch in batches
-            if batch >= 64
-        ),
-    ]
+
+    def at_least(name: str, ratio: str, batch: int, least: float) -> Verdict:
+        value = blends[ratio][batch]
+        return Verdict(f"{name} at batch {batch}", value >= least, f"{value:.3f}; at least {least}")
+
     found = [
-        {"must_show": goal, "holds": value >= least, "text": f"{value:.3f}"} for goal, value, least in goals
+        at_least("decode, to no LoRA", "decode_ratio", b, LEAST_DECODE[b])
+        for b in batches
+        if b in LEAST_DECODE
+    ]
+    found += [
+        at_least("decode, to stock LoRA", "ratio_to_stock", b, LEAST_TO_STOCK) for b in batches if b >= 8
+    ]
+    found += [
+        at_least("decode, to one blend for all", "ratio_to_one_blend", b, LEAST_TO_ONE_BLEND)
+        for b in batches
+        if b >= 64
     ]
     for batch in batches:
-        ratio = blends["first_token_ratio"][batch]
-        goal = f"first tokens at batch {batch} within 1.10 of the bare model's time"
-        found.append({"must_show": goal, "holds": ratio <= 1.1, "text": f"{ratio:.3f}"})
+        value = blends["first_token_ratio"][batch]
+        name = f"first tokens, to no LoRA at batch {batch}"
+        found.append(Verdict(name, value <= MOST_FIRST_TOKEN, f"{value:.3f}; at most {MOST_FIRST_TOKEN}"))
     return found
 
 

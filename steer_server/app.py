@@ -118,9 +118,9 @@ async def start(
                 await probe_head(heads, loaded)
 
     async def evict(digest: str) -> None:
-        # Each knows its own digests alone.
-        await heads.evict(digest)
+        # Requests that are planned with a head, and do not hold it yet, are known to the leases.
         await leases.evict(digest)
+        await heads.evict(digest)
 
     catalogue = await CatalogueService.open(settings, BaseModel.of(settings), probe, evict)
     keys = KeyGate(catalogue.database, admin_key=settings.admin_key, api_key=settings.api_key)

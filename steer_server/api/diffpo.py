@@ -105,7 +105,10 @@ def _check(job: Job) -> None:
             param=given[0],
             code="diffpo_unsupported",
         )
-    # The engine does not see these when the draft is the client's.
+    # The engine's own checks do not see these when the draft is the client's.
+    salt = body.get("cache_salt")
+    if not (salt is None or (isinstance(salt, str) and salt)):
+        raise RequestError("`cache_salt` must be a text that is not empty.", param="cache_salt")
     stops = body.get("stop")
     if not (stops is None or isinstance(stops, str) or _are_texts(stops)):
         raise RequestError("`stop` must be a text or a list of texts.", param="stop")

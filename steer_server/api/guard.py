@@ -6,12 +6,13 @@ import json
 from collections.abc import MutableMapping
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steer_server.api.openai_routes import STEERED_HEADER, STEERED_PATHS
 from steer_server.api.respond import error_response
 from steer_server.api.source import FIELD, HEADER
-from steer_server.errors import RequestError
+from steer_server.errors import BodyTooLargeError, RequestError
 
 UNREAD_PATHS = STEERED_PATHS | {"/v1/adapters"}
 """Uploads are large, and no steering is expected in them."""
@@ -31,12 +32,15 @@ class SteeringGuard:
         if any(name.lower() == STEERED_HEADER for name, _ in scope["headers"]):
             await _refuse(path, HEADER)(scope, receive, send)
             return
-        messages: list[Message] = []
-        while True:
-            message = await receive()
-            messages.append(message)
-            if message["type"] != "http.request" or not message.get("more_body", False):
-                break
+        headers = Headers(scope=scope)
+        if headers.get("content-type", "").startswith("multipart/"):  # a recording: large, and no JSON
+            await self.app(scope, receive, send)
+            return
+        try:
+            messages = await _read(headers, receive, scope["app"].state.steer.max_body_bytes)
+        except BodyTooLargeError as error:
+            await error_response(error)(scope, receive, send)
+            return
         body = b"".join(message.get("body", b"") for message in messages)
         if _has_steering(body):
             await _refuse(path, FIELD)(scope, receive, send)
@@ -49,14 +53,34 @@ class SteeringGuard:
         await self.app(scope, receive_again, send)
 
 
+async def _read(headers: Headers, receive: Receive, limit: int) -> list[Message]:
+    """The messages of a body.
+
+    Raises: BodyTooLargeError as soon as more than `limit` bytes are announced or have come.
+    """
+    announced = headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limit:
+        raise BodyTooLargeError(limit)
+    messages: list[Message] = []
+    size = 0
+    while True:
+        message = await receive()
+        messages.append(message)
+        size += len(message.get("body", b""))
+        if size > limit:
+            raise BodyTooLargeError(limit)
+        if not message.get("more_body", False):
+            return messages
+
+
 def _path(scope: MutableMapping[str, Any]) -> str:
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", "")).rstrip("/")
 
 
 def _has_steering(body: bytes) -> bool:
-    # A cheap look first; the key can also be written with escapes.
-    if FIELD.encode() not in body and b"\\u" not in body:
+    # A cheap look first; the key can also be written with escapes, or in UTF-16, which has zeros.
+    if FIELD.encode() not in body and b"\\u" not in body and b"\0" not in body:
         return False
     try:
         document = json.loads(body)

@@ -82,7 +82,8 @@ async def _answer(route: Route, request: Request, timings: Timings, watch: Reque
         job = _planned(route, request, body, timings)
     watch.plan = job.plan
     server.metrics.plan_seconds.observe(timings.seconds["plan"])
-    return await until_disconnect(request, run_program(job))
+    with server.leases.expecting(job.digests):
+        return await until_disconnect(request, run_program(job))
 
 
 def _planned(route: Route, request: Request, body: dict[str, Any], timings: Timings) -> Job:

@@ -28,9 +28,8 @@ async def read_log_probs(job: Job, plan: SteeringPlan, texts: Sequence[ReadText]
     server = job.server
     work = server.engine.log_probs(texts, plan, job.body.get("cache_salt"))
     reading = _Reading(asyncio.create_task(work))
-    digests = [gate.digest for gate in job.plan.adapters] + [head.digest for head in job.heads]
     server.metrics.begin_run(plan)
-    server.running.add(reading, digests)
+    server.running.add(reading, job.digests)
     try:
         return await reading.work
     except asyncio.CancelledError:
@@ -38,5 +37,5 @@ async def read_log_probs(job: Job, plan: SteeringPlan, texts: Sequence[ReadText]
             raise reading.aborted from None
         raise
     finally:
-        server.running.remove(reading, digests)
+        server.running.remove(reading, job.digests)
         server.metrics.end_run(plan)

@@ -115,6 +115,11 @@ class Job:
     """What the method adds to the response's `steering`."""
 
     @property
+    def digests(self) -> list[str]:
+        """Of all adapters and heads that it depends on."""
+        return [gate.digest for gate in self.plan.adapters] + [head.digest for head in self.heads]
+
+    @property
     def headers(self) -> dict[str, str]:
         return {PLAN_HEADER: self.plan.digest}
 
@@ -187,7 +192,7 @@ async def run(job: Job, body: dict[str, Any], *, is_leased: bool = False) -> tup
     is_remote = job.runner is not server.engine
     call = begin_call(job.route, body, plan, provider=job.runner.provider, is_remote=is_remote)
     # Of all that it depends on: a rewrite's adapter is no part of the answer's own plan.
-    digests = [gate.digest for gate in job.plan.adapters] + [head.digest for head in job.heads]
+    digests = job.digests
 
     def on_end(held: Held) -> None:
         server.running.remove(held, digests)

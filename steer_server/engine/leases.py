@@ -5,7 +5,8 @@ it waits in one line, first come first served. The head of the line reserves the
 new leases and fall to it as soon as their present ones end, so popular adapters cannot starve a rare one.
 The line is bounded in length and in time; beyond that the request is refused with Retry-After.
 
-An adapter that is no longer served is evicted: when nothing holds it or waits for it, its slot is emptied.
+An adapter that is no longer served is evicted: when nothing holds it, waits for it or is planned with it, its
+slot is emptied.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from steer_server.catalogue.snapshot import LoadedAdapter
@@ -81,6 +83,7 @@ class SlotLeases:
         self._load_slot = load_slot
         self._clear_slot = clear_slot
         self._evictions: set[asyncio.Event] = set()
+        self._expected: Counter[str] = Counter()
         self._max_wait_seconds = max_wait_seconds
         self._clock = itertools.count(1)
         self.loop = asyncio.get_running_loop()
@@ -102,14 +105,27 @@ class SlotLeases:
         """Slot index by content digest. Safe from other threads, where metrics are read."""
         return {digest: slot.index for digest, slot in list(self._by_digest.items())}
 
+    @contextmanager
+    def expecting(self, digests: Iterable[str]) -> Iterator[None]:
+        """Counts a planned request among the adapters' users until the block ends: it may wait for a draft or
+        a rewrite before it leases, and an adapter that is evicted meanwhile could not be loaded again."""
+        expected = list(digests)
+        self._expected.update(expected)
+        try:
+            yield
+        finally:
+            self._expected.subtract(expected)
+            self._expected += Counter()  # forgets those that nobody expects
+            self._serve_line()
+
     def num_users(self, digest: str) -> int:
-        """Requests that hold or wait for an adapter."""
+        """Requests that hold an adapter, wait for it, or are planned with it."""
         slot = self._by_digest.get(digest)
         waiting = sum(any(a.digest == digest for a in waiter.adapters) for waiter in self._line)
-        return waiting + (slot.num_leases if slot else 0)
+        return waiting + (slot.num_leases if slot else 0) + self._expected[digest]
 
     async def evict(self, digest: str) -> None:
-        """Waits until no request holds or waits for the adapter, and empties its slot. Nothing must plan with
+        """Waits until no request uses the adapter, and empties its slot. Nothing must plan with
         the adapter any more. Cancelled, it leaves the slot as it is.
 
         Raises: EngineError when the slot could not be emptied; it is then reused for another adapter as is.

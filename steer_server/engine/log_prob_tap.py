@@ -7,9 +7,10 @@ and reads nothing from the prefix cache, applies W to the whole prompt, and desc
 Here W is applied where a token is wanted alone, and what comes before may be cached.
 
 A request is such a text when its id says so, with `first` in it; what the engine generates behind it means
-nothing. Token i needs h_(i-1) of this very request: what the cache has from there on is computed again. A
-text that is read in several steps gathers its readings on the runner's own record of the request, and they
-end with it.
+nothing. A client of `/v1/responses` names its request itself, but vLLM writes `_0` behind that, so no client
+makes an id of this form. Token i needs h_(i-1) of this very request: what the cache has from there on is
+computed again. A text that is read in several steps gathers its readings on the runner's own record of the
+request, and they end with it.
 
 vLLM's second model runner can do this itself (`prompt_logprob_token_ids`, see `VllmLogProbs`); the first,
 which is all that CPU has, is tapped.
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -31,8 +33,8 @@ import torch
 
 from steer_server.engine.taps import tap
 
-READING_PREFIX = "steer-read-"
-"""Ids of clients' requests begin with the name of their route."""
+READING_ID = re.compile(r"steer-read-(\d+)-[0-9a-f]{32}(?:-[0-9a-f]{8})?")
+"""As `reading_id` makes them, and as vLLM's engine has them, with a suffix of its own."""
 
 ROWS_AT_ONCE = 128
 """Logits in float32 that exist at one time; of the built-in model 25 MB."""
@@ -40,14 +42,13 @@ ROWS_AT_ONCE = 128
 
 def reading_id(first: int) -> str:
     """A new request id of a text whose tokens from `first` on are wanted."""
-    return f"{READING_PREFIX}{first}-{uuid.uuid4().hex}"
+    return f"steer-read-{first}-{uuid.uuid4().hex}"
 
 
 def first_of(request_id: str) -> int | None:
     """None: a request that is not read so."""
-    if not request_id.startswith(READING_PREFIX):
-        return None
-    return int(request_id.removeprefix(READING_PREFIX).partition("-")[0])
+    found = READING_ID.fullmatch(request_id)
+    return int(found[1]) if found else None
 
 
 def tap_runner() -> None:

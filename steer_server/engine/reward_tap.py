@@ -3,8 +3,8 @@
     raw[n, k] = w_k · h_n + b_k      float32; h_n: request n's last hidden state, after the model's final norm
 
 h_n is the row that the step takes logits from: the last token that was read, after all chunks of a prefill
-and behind any cached prefix. A request whose id begins with SCORING_PREFIX is a text to score. How its scores
-leave the worker is in `taps.py`; nothing is stored.
+and behind any cached prefix. A request whose id is a scoring id is a text to score; no client's is, as the
+log-probability tap says. How its scores leave the worker is in `taps.py`; nothing is stored.
 
 Not covered: the answer of a request that generates. A head reads the state *at* the token that ends the turn,
 which generation samples last and never reads, and reads it under the base model; so an answer is scored by a
@@ -16,6 +16,8 @@ Axes: N requests, K heads, H hidden features, T tokens of a step.
 from __future__ import annotations
 
 import functools
+import re
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,11 +28,16 @@ import torch
 from steer_server.catalogue.reward_head import HEAD_WEIGHTS
 from steer_server.engine.taps import tap
 
-SCORING_PREFIX = "steer-score-"
-"""Ids of clients' requests begin with the name of their route."""
+SCORING_ID = re.compile(r"steer-score-[0-9a-f]{32}(?:-[0-9a-f]{8})?")
+"""As `scoring_id` makes them, and as vLLM's engine has them, with a suffix of its own."""
 
 LastRows = tuple[Sequence[str], torch.Tensor, np.ndarray, np.ndarray]
 """Of a step: request ids, `hidden_T_H`, each request's last row in it, and whether its text goes on."""
+
+
+def scoring_id() -> str:
+    """A new request id of a text to score."""
+    return f"steer-score-{uuid.uuid4().hex}"
 
 
 class HeadTable:
@@ -121,7 +128,7 @@ def score_step(runner: Any, rows_of: Callable[[Any, Any], LastRows]) -> dict[str
     if state is None or table is None or state.hidden_states is None:
         return {}
     ids, hidden_T_H, ends, goes_on = rows_of(runner, state)
-    found = [n for n, one in enumerate(ids) if one.startswith(SCORING_PREFIX) and not goes_on[n]]
+    found = [n for n, one in enumerate(ids) if not goes_on[n] and SCORING_ID.fullmatch(one)]
     if not found:
         return {}
     rows = torch.as_tensor(ends[found], dtype=torch.long, device=hidden_T_H.device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from steer_server.catalogue.snapshot import LoadedRewardHead
 from steer_server.engine.base import ScoredText, ScoringText
 from steer_server.engine.calls import call_workers
-from steer_server.engine.reward_tap import SCORING_PREFIX
+from steer_server.engine.reward_tap import scoring_id
 from steer_server.engine.texts import ModelTokenizer
 from steer_server.engine.translate import failure
 from steer_server.errors import EngineError, RequestError
@@ -82,7 +81,7 @@ class VllmScorer:
         prompt = tokens_input(prompt_token_ids=list(ids))
         try:
             outputs = self.client.generate(
-                prompt, sampling, SCORING_PREFIX + uuid.uuid4().hex, trace_headers=trace_headers() or None
+                prompt, sampling, scoring_id(), trace_headers=trace_headers() or None
             )
             found = [output.prompt_token_id_logprobs async for output in outputs][-1]
         except Exception as error:

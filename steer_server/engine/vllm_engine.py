@@ -6,10 +6,13 @@ an engine client that is vLLM's own but for one thing: `generate` adds the plan 
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import logging
 from argparse import Namespace
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from contextvars import ContextVar
 from copy import copy
 from typing import Any
@@ -41,7 +44,12 @@ from steer_server.steering.plan import SteeringPlan
 FIRST_PLAN_ID = 1 << 20
 """Above every id that vLLM gives to adapters of its own or to warm-up requests."""
 
+ABORT_AGAIN_SECONDS = 0.02
+
 _current_run: ContextVar[VllmRun | None] = ContextVar("current_run", default=None)
+
+
+logger = logging.getLogger("steer_server.engine")
 
 
 class PlanIds:
@@ -100,7 +108,7 @@ class SteeredClient:
         kwargs["lora_request"] = run.lora_request
         if run.trace_headers:
             kwargs["trace_headers"] = run.trace_headers
-        return self._client.generate(prompt, sampling_params, request_id, **kwargs)
+        return run.unless_stopped(self._client.generate(prompt, sampling_params, request_id, **kwargs))
 
 
 class VllmEngine:
@@ -133,7 +141,11 @@ class VllmEngine:
         except EngineDeadError as error:
             raise EngineError("The engine is dead.") from error
         except Exception as error:
-            raise EngineError(f"Adapter {adapter.title} could not be loaded: {error}") from error
+            # vLLM's words name the folder.
+            logger.exception("adapter %s could not be loaded", adapter.title)
+            raise EngineError(
+                f"The engine could not load adapter {adapter.title}; its log says why."
+            ) from error
 
     async def clear_slot(self, slot: int) -> None:
         try:
@@ -191,6 +203,8 @@ class VllmRun:
         self.request_ids: list[str] = []
         self.trace_headers: dict[str, str] = {}
         self.lora_request: LoRARequest | None = None
+        self._num_starting = 0
+        """Of the requests in the engine, those that may not have reached it yet."""
         self._is_stopped = False
         self._is_finished = False
 
@@ -229,12 +243,36 @@ class VllmRun:
         finally:
             await events.aclose()
 
+    async def unless_stopped(self, outputs: Any) -> AsyncIterator[Any]:
+        """What a request in the engine gives. None begins when the run has stopped: a handler that was still
+        reading the prompt, or a stream that nobody had read from, would find its adapters' slots emptied.
+
+        Raises: EngineError when the run has stopped before the first output was asked for.
+        """
+        if self._is_stopped:
+            raise EngineError("The request was ended before the engine had it.")
+        self._num_starting += 1
+        is_starting = True
+        try:
+            async with aclosing(outputs):
+                async for output in outputs:
+                    if is_starting:
+                        self._num_starting -= 1
+                        is_starting = False
+                    yield output
+        finally:
+            self._num_starting -= is_starting
+
     async def stop(self) -> None:
         if self._is_stopped:
             return
         self._is_stopped = True
         try:
             if not self._is_finished and self.request_ids:
+                await self.engine.client.abort(self.request_ids)
+            # vLLM does not know an id yet whose request is on its way, and forgets what it was told of it.
+            while self._num_starting:
+                await asyncio.sleep(ABORT_AGAIN_SECONDS)
                 await self.engine.client.abort(self.request_ids)
         finally:
             if self.lora_request is not None:

@@ -237,6 +237,8 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "structured output": ({}, {"response_format": {"type": "json_object"}}, "response_format"),
     "log-probabilities": ({}, {"logprobs": True}, "logprobs"),
     "a stop that is none": ({}, {"stop": 5}, "stop"),
+    "a salt that is no text": ({}, {"cache_salt": 5}, "cache_salt"),
+    "an empty salt": ({}, {"cache_salt": ""}, "cache_salt"),
     "no tokens at all": ({}, {"max_tokens": 0}, "max_tokens"),
     "an empty draft": ({"options": {"draft": " "}}, {}, "steering.options.draft"),
     "more loops than allowed": ({"options": {"loops": 13}}, {}, "steering.options.loops"),

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import httpx
 import pytest
+from starlette.types import Message
 
+from steer_server.api.guard import SteeringGuard
 from tests.support.servers import Running
 
 LIMIT = 2000
-ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/rewards", "/v1/steering/plan")
+ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/rewards", "/v1/steering/plan", "/v1/responses")
 
 
 @pytest.fixture
@@ -52,6 +55,38 @@ async def test_a_body_over_the_limit_is_refused_by_its_setting(
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (413, "body_too_large")
     assert "STEER_MAX_BODY_MIB" in error["message"]
+
+
+async def test_no_more_of_a_body_is_kept_than_the_limit_where_it_is_only_looked_at_for_steering(
+    small: Running,
+) -> None:
+    """An endless body to a route of vLLM's own."""
+    num_taken = 0
+
+    async def receive() -> Message:
+        nonlocal num_taken
+        num_taken += 1
+        return {"type": "http.request", "body": b" " * 100, "more_body": True}
+
+    async def vllm(*_: object) -> None:
+        raise AssertionError("the route was reached")
+
+    answer: list[Message] = []
+
+    async def send(message: Message) -> None:
+        answer.append(message)
+
+    app = SimpleNamespace(state=SimpleNamespace(steer=small.steer))
+    scope = {"type": "http", "method": "POST", "path": "/v1/responses", "headers": [], "app": app}
+    await SteeringGuard(vllm)(scope, receive, send)
+    assert answer[0]["status"] == 413 and num_taken == LIMIT // 100 + 1
+
+
+async def test_a_recording_is_not_held_in_memory_to_look_for_steering(small: Running) -> None:
+    async with small.http() as http:
+        files = {"file": ("speech.wav", b"x" * (LIMIT + 1))}
+        answer = await http.post("/v1/audio/transcriptions", files=files)
+    assert answer.status_code == 404  # the fake has none
 
 
 @pytest.mark.parametrize("is_announced", [True, False])

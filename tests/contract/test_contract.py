@@ -362,7 +362,7 @@ async def test_a_body_that_is_not_json_is_refused(server: Running) -> None:
 @pytest.mark.parametrize(
     "path", ["/v1/responses", "/v1/messages", "/v1/embeddings", "/tokenize", "/invocations"]
 )
-@pytest.mark.parametrize("where", ["body", "escaped", "header"])
+@pytest.mark.parametrize("where", ["body", "escaped", "utf-16", "header"])
 async def test_steering_is_refused_where_it_would_be_ignored(server: Running, path: str, where: str) -> None:
     steering = {"cultures": {server.cultures[0]: 1.0}}
     body = {"model": server.model, "input": "hi", "prompt": "hi"}
@@ -372,8 +372,9 @@ async def test_steering_is_refused_where_it_would_be_ignored(server: Running, pa
     content = json.dumps({**body, "steering": steering} if where != "header" else body)
     if where == "escaped":
         content = content.replace('"steering"', '"st\\u0065ering"')
+    encoded = content.encode("utf-16" if where == "utf-16" else "utf-8")
     async with server.http() as http:
-        response = await http.post(path, content=content, headers=headers)
+        response = await http.post(path, content=encoded, headers=headers)
     assert response.status_code == 400 and response.json()["error"]["code"] == "steering_unsupported"
 
 

@@ -276,6 +276,20 @@ async def test_an_eviction_waits_for_requests_that_still_stand_in_line() -> None
     assert bank.loads == ["b", "a"] and not bank.slots
 
 
+async def test_an_adapter_is_not_evicted_while_a_request_that_is_planned_with_it_has_yet_to_lease() -> None:
+    bank, leases = make()
+    with leases.expecting(adapter.digest for adapter in adapters("ab")):
+        eviction = asyncio.create_task(leases.evict(ADAPTERS["a"].digest))
+        await settle()
+        assert not eviction.done()
+        lease = await leases.acquire(adapters("ab"))
+    await settle()
+    assert not eviction.done()
+    lease.release()
+    await eviction
+    assert list(bank.slots.values()) == ["b"]
+
+
 async def test_a_slot_that_is_being_emptied_is_given_to_nobody() -> None:
     bank, leases = make(num_slots=1)
     (await leases.acquire(adapters("a"))).release()

@@ -77,9 +77,17 @@ class Runner:
 
 
 def test_ids_say_where_reading_begins() -> None:
-    assert first_of(reading_id(17)) == 17 and first_of(f"{reading_id(1)}-3f2a") == 1
-    assert first_of("chatcmpl-17") is None and first_of("steer-score-17") is None
+    assert first_of(reading_id(17)) == 17 and first_of(f"{reading_id(1)}-3f2a91bc") == 1
     assert reading_id(3) != reading_id(3)
+
+
+@pytest.mark.parametrize(
+    "request_id",
+    ["chatcmpl-17", "steer-score-17", "steer-read-x", f"{reading_id(5)}_0-3f2a91bc", f"cmpl-{reading_id(5)}"],
+)
+def test_an_id_that_a_client_can_give_is_no_text_to_read(request_id: str) -> None:
+    """vLLM takes the id of a response from its client, and writes `_0` and a suffix behind it."""
+    assert first_of(request_id) is None
 
 
 def test_texts_are_read_from_the_first_wanted_token_amid_other_requests() -> None:

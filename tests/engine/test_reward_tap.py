@@ -11,7 +11,7 @@ import torch
 
 from steer_server.catalogue.base_model import BaseModel
 from steer_server.engine.reward_tap import (
-    SCORING_PREFIX,
+    scoring_id,
     HeadTable,
     RewardTapExtension,
     last_rows,
@@ -23,7 +23,7 @@ from tests.support.adapters import TINY, tiny_base_model
 from tests.support.heads import loaded_head
 
 HIDDEN = 32
-TEXT = SCORING_PREFIX
+TEXT_A, TEXT_B, TEXT_C = scoring_id(), scoring_id(), f"{scoring_id()}-3f2a91bc"
 
 
 def table(*head_ids: int, dtype: torch.dtype = torch.float32) -> tuple[HeadTable, dict[int, Any]]:
@@ -77,20 +77,26 @@ def test_heads_come_and_go_without_changing_the_others() -> None:
 
 def test_only_texts_whose_last_token_was_read_are_scored_each_at_that_token() -> None:
     heads, _ = table(1, 2)
-    ids = ["chatcmpl-1", f"{TEXT}a", f"{TEXT}b", "cmpl-2", f"{TEXT}c"]
+    ids = ["chatcmpl-1", TEXT_A, TEXT_B, "cmpl-2", TEXT_C]
     runner = first_runner(ids, [1, 5, 64, 1, 9], [False, False, True, False, False], heads)
     scores = score_step(runner, last_rows)
-    assert scores.keys() == {f"{TEXT}a", f"{TEXT}c"}
+    assert scores.keys() == {TEXT_A, TEXT_C}
     hidden = runner.execute_model_state.hidden_states
-    torch.testing.assert_close(scores[f"{TEXT}a"], heads.scores(hidden[5:6])[0])
-    torch.testing.assert_close(scores[f"{TEXT}c"], heads.scores(hidden[79:80])[0])
+    torch.testing.assert_close(scores[TEXT_A], heads.scores(hidden[5:6])[0])
+    torch.testing.assert_close(scores[TEXT_C], heads.scores(hidden[79:80])[0])
+
+
+@pytest.mark.parametrize("request_id", ["steer-score-1", f"{TEXT_A}_0-3f2a91bc", f"chatcmpl-{TEXT_A}"])
+def test_an_id_that_a_client_can_give_is_no_text_to_score(request_id: str) -> None:
+    heads, _ = table(1)
+    assert score_step(first_runner([request_id], [3], [False], heads), last_rows) == {}
 
 
 def test_the_second_runner_says_the_same_in_other_words() -> None:
     heads, _ = table(1)
     hidden = torch.randn(80, HIDDEN)
     batch = SimpleNamespace(
-        req_ids=["chatcmpl-1", f"{TEXT}a", f"{TEXT}b"],
+        req_ids=["chatcmpl-1", TEXT_A, TEXT_B],
         query_start_loc_np=np.array([0, 1, 6, 70, 70, 70]),
         num_computed_prefill_tokens_np=np.array([40, 16, 64, 0]),
         num_scheduled_tokens=np.array([1, 5, 64]),
@@ -99,8 +105,8 @@ def test_the_second_runner_says_the_same_in_other_words() -> None:
     state = SimpleNamespace(input_batch=batch, hidden_states=hidden)
     runner = SimpleNamespace(steer_heads=heads, execute_model_state=state)
     scores = score_step(runner, last_rows_of_second)
-    assert scores.keys() == {f"{TEXT}a"}
-    torch.testing.assert_close(scores[f"{TEXT}a"], heads.scores(hidden[5:6])[0])
+    assert scores.keys() == {TEXT_A}
+    torch.testing.assert_close(scores[TEXT_A], heads.scores(hidden[5:6])[0])
 
 
 @pytest.mark.parametrize("is_wrapped", [False, True])
@@ -116,10 +122,10 @@ def test_scores_leave_with_the_output_of_the_step(is_wrapped: bool) -> None:
     tap_runner(Runner, last_rows)
     tap_runner(Runner, last_rows)
     runner: Any = Runner()
-    vars(runner).update(vars(first_runner(["chatcmpl-1", f"{TEXT}a"], [1, 4], [False, False], heads)))
+    vars(runner).update(vars(first_runner(["chatcmpl-1", TEXT_A], [1, 4], [False, False], heads)))
     output = runner.sample_tokens(None)
     plain = getattr(output, "_model_runner_output", output)
-    assert plain.prompt_token_id_logprobs_dict.keys() == {f"{TEXT}a"}
+    assert plain.prompt_token_id_logprobs_dict.keys() == {TEXT_A}
     assert not (runner.sample_tokens(None).__dict__.get("prompt_token_id_logprobs_dict"))
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from http import HTTPStatus
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from starlette.requests import Request
@@ -60,6 +63,66 @@ def test_a_plan_in_use_is_not_forgotten() -> None:
         ids.take(plan(i / 10))
         ids.give_back(plan(i / 10))
     assert ids.take(plan(1.0)).lora_int_id == used.lora_int_id
+
+
+class SlowEngine:
+    """What `VllmRun` asks of an engine. A request is known `reaching` seconds after it is asked for."""
+
+    def __init__(self, reaching: float = 0.0) -> None:
+        from steer_server.engine.vllm_engine import PlanIds, SteeredClient
+
+        self.client, self.plan_ids, self.reaching = self, PlanIds(4), reaching
+        self.steered = SteeredClient(self)
+        self.is_asked = asyncio.Event()
+        self.running: set[str] = set()
+
+    async def generate(
+        self, prompt: str, sampling: None, request_id: str, **options: Any
+    ) -> AsyncIterator[str]:
+        self.is_asked.set()
+        await asyncio.sleep(self.reaching)
+        self.running.add(request_id)
+        while request_id in self.running:
+            await asyncio.sleep(0.001)
+        yield "aborted"
+
+    async def abort(self, request_ids: list[str]) -> None:
+        self.running -= set(request_ids)
+
+
+def running(engine: SlowEngine) -> Any:
+    """A run on it, as the current one."""
+    from steer_server.engine.vllm_engine import VllmRun, _current_run
+
+    run = VllmRun(engine, "chat", {}, plan(0.5), None)  # type: ignore[arg-type]
+    run.lora_request = engine.plan_ids.take(run.plan)
+    _current_run.set(run)
+    return run
+
+
+async def test_a_run_that_was_stopped_begins_nothing_in_the_engine() -> None:
+    """Neither a prompt that was being read when it was stopped, nor a stream that is read from only then."""
+    engine = SlowEngine()
+    run = running(engine)
+    stream = engine.steered.generate("prompt", None, "chatcmpl-1")
+    await run.stop()
+    for outputs in (stream, engine.steered.generate("prompt", None, "chatcmpl-1")):
+        with pytest.raises(EngineError):
+            await anext(outputs)
+    assert not engine.is_asked.is_set()
+
+
+async def test_stopping_waits_for_a_request_that_is_on_its_way_to_the_engine() -> None:
+    """Until then its slots are not given back."""
+    engine = SlowEngine(reaching=0.1)
+    run = running(engine)
+    outputs = engine.steered.generate("prompt", None, "chatcmpl-1")
+    reading = asyncio.create_task(anext(outputs))
+    await engine.is_asked.wait()
+    async with asyncio.timeout(10):
+        await run.stop()
+    assert await reading == "aborted" and not engine.running
+    assert not engine.plan_ids._num_users
 
 
 def test_every_error_of_vllm_becomes_one_of_ours() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -31,6 +32,28 @@ async def test_the_local_model_denoises_what_the_upstream_wrote(world: World) ->
     assert answer.usage.completion_tokens == 12 + found["forward_tokens"]["generated"]
     (exchange,) = world.upstream.received
     assert exchange.body["model"] == "big" and "steering" not in exchange.body
+
+
+async def test_an_adapter_that_is_removed_meanwhile_goes_when_the_request_has_ended(world: World) -> None:
+    """It was planned with it, and waits for the draft before it needs a slot."""
+    is_asked, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def slowly(exchange: Exchange) -> None:
+        is_asked.set()
+        await may_answer.wait()
+        await exchange.reply(200, completion(DRAFT))
+
+    world.upstream.behaviour = slowly
+    answer = asyncio.create_task(world.ask(max_tokens=24, extra_body={"steering": STEERING}))
+    await is_asked.wait()
+    async with world.server.http() as http:
+        await http.post("/v1/adapters/amber/deactivate")
+        removing = asyncio.create_task(http.delete("/v1/adapters/amber"))
+        await asyncio.sleep(0.2)
+        assert not removing.done()
+        may_answer.set()
+        assert (await answer).steering["denoising"]["outcome"] == "improved"
+        assert (await removing).json() == {"removed": ["amber@1.0.0"]}
 
 
 async def test_a_stream_begins_when_the_answer_is_known(world: World) -> None:

@@ -36,6 +36,24 @@ from typing import Any, ClassVar
 CLIENT_CLOSED_STATUS = 499
 """For metrics, when the client went away before the answer; nobody receives it."""
 
+MAX_SHOWN_CHARACTERS = 100
+"""Of a name in an error; no name that a catalogue can have is as long."""
+
+
+def short(name: str) -> str:
+    """A name as errors show it: clients may send one of megabytes."""
+    return name if len(name) <= MAX_SHOWN_CHARACTERS else f"{name[: MAX_SHOWN_CHARACTERS - 1]}…"
+
+
+def without_path(error: Exception) -> str:
+    """What an exception says, but for the files of ours that the operating system names in it."""
+    return error.strerror or type(error).__name__ if isinstance(error, OSError) else str(error)
+
+
+def _writable(text: str) -> str:
+    """With halves of surrogate pairs escaped, which no encoding of an answer or a log has."""
+    return text.encode(errors="backslashreplace").decode()
+
 
 class SteerError(Exception):
     """Base of the tree. `str(error)` says what is wrong and how to mend it."""
@@ -46,8 +64,8 @@ class SteerError(Exception):
     param: str | None = None
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
-        super().__init__(message)
-        self.param = param if param is not None else self.param
+        super().__init__(_writable(message))
+        self.param = _writable(short(param)) if param is not None else self.param
         self.code = code or self.code
 
     @property
@@ -76,7 +94,8 @@ class UnknownNameError(RequestError):
     """A name that is not known here, with the nearest one that is."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, param: str, code: str) -> None:
-        known = sorted(known)
+        # Of the shortened names: the search takes time that grows with the square of their lengths.
+        name, known = short(name), sorted(map(short, known))
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         listing = f" Known: {', '.join(known[:20])}." if known else " None is loaded."

@@ -34,14 +34,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, help="how often each test that kills a server does it")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of several workers one has all tests of the servers below, so that each is started once."""
-    for item in items:
-        if item.get_closest_marker("engine") and not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group("shared servers"))
-
-
 @pytest.fixture
 def num_kills(pytestconfig: pytest.Config) -> int | None:
     """None: the test's own number."""
@@ -71,7 +63,7 @@ def live_adapters(tmp_path_factory: pytest.TempPathFactory, builtin: BaseModel) 
     for name in ("amber", "blue"):
         random_adapter(folder, name, builtin, size=LIVE_SIZE)
     random_adapter(folder, "clarity", builtin, prompter=info("clear"))
-    files = write_extras(folder, builtin, size=LIVE_SIZE)
+    files = write_extras(folder, builtin)
     return folder, [f"--{option}={path}" for option, path in files.items()]
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from starlette.requests import Request
 
 from steer_server.errors import BodyTooLargeError, RequestError
+from steer_server.strict_json import read_json
 
 
 async def read_json_object(request: Request) -> dict[str, Any]:
@@ -40,8 +40,8 @@ async def read_json_text(request: Request) -> bytes:
 def json_object(text: bytes) -> dict[str, Any]:
     """Raises: RequestError `invalid_body` when `text` is not a JSON object."""
     try:
-        body = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        body = read_json(text)
+    except ValueError as error:
         raise RequestError(f"The body is not valid JSON: {error}", code="invalid_body") from error
     if not isinstance(body, dict):
         raise RequestError("The body must be a JSON object.", code="invalid_body")

@@ -27,7 +27,7 @@ from steer_server.catalogue import keys
 from steer_server.catalogue.database import Database
 from steer_server.catalogue.records import Actor, KeyLimits, KeyRecord, KeyRole
 from steer_server.catalogue.tables import now
-from steer_server.errors import AuthenticationError, DatabaseError, DeniedError, RateLimitError
+from steer_server.errors import AuthenticationError, DatabaseError, DeniedError, RateLimitError, short
 from steer_server.steering.spec import SteeringSpec
 
 SECONDS_BETWEEN_WRITES = 60.0
@@ -215,7 +215,8 @@ def _check_names(kind: str, named: Iterable[str], allowed: frozenset[str] | None
         return
     for name in sorted(set(named) - allowed):
         raise DeniedError(
-            f"This key may not use the {kind} {name!r}. It may use: {', '.join(sorted(allowed)) or 'none'}.",
+            f"This key may not use the {kind} {short(name)!r}. "
+            f"It may use: {', '.join(sorted(allowed)) or 'none'}.",
             param=f"{param}.{name}",
             code=f"{kind}_not_allowed",
         )

@@ -15,7 +15,7 @@ from steer_server.api.respond import started_now, until_disconnect
 from steer_server.api.scoring import as_conversation, check_heads, check_length
 from steer_server.api.watch import RequestWatch
 from steer_server.catalogue.snapshot import Catalogue, LoadedRewardHead
-from steer_server.errors import NotFoundError, RequestError
+from steer_server.errors import NotFoundError, RequestError, short
 from steer_server.observing.timings import Timings
 from steer_server.state import Server
 from steer_server.steering.policy import Policy
@@ -78,8 +78,8 @@ async def _answer(request: Request, timings: Timings) -> Response:
     """Raises: SteerError."""
     server: Server = request.app.state.steer
     body = await read_body(request, RewardsBody)
-    if body.model not in (None, server.engine.served_name):
-        raise NotFoundError(f"The model `{body.model}` does not exist.", param="model")
+    if body.model is not None and body.model != server.engine.served_name:
+        raise NotFoundError(f"The model `{short(body.model)}` does not exist.", param="model")
     return await until_disconnect(request, _score(server, request, body, timings))
 
 
@@ -111,5 +111,7 @@ async def _score(server: Server, request: Request, body: RewardsBody, timings: T
 def _heads(prefix: str, entry: Entry, catalogue: Catalogue, policy: Policy) -> dict[str, LoadedRewardHead]:
     for i, name in enumerate(entry.heads):
         if name in entry.heads[:i]:
-            raise RequestError(f"{name!r} is named twice.", param=f"{prefix}heads[{i}]", code="invalid_body")
+            raise RequestError(
+                f"{short(name)!r} is named twice.", param=f"{prefix}heads[{i}]", code="invalid_body"
+            )
     return find_heads({f"{prefix}heads[{i}]": name for i, name in enumerate(entry.heads)}, catalogue, policy)

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.datastructures import Headers
+
 from steer_server.catalogue.snapshot import Catalogue
-from steer_server.errors import NotFoundError, RequestError
+from steer_server.errors import NotFoundError, RequestError, short
 from steer_server.steering.plan import offered_cultures
 from steer_server.steering.policy import Policy
 from steer_server.steering.spec import SteeringSpec, parse_spec, parse_spec_text
@@ -59,24 +61,24 @@ class ModelNames:
         if culture not in self.catalogue.cultures:
             known = ", ".join(self.ids()) or "none"
             raise NotFoundError(
-                f"The model `{model}` does not exist. Steered models: {known}.", param="model"
+                f"The model `{short(model)}` does not exist. Steered models: {known}.", param="model"
             )
         return {"cultures": {culture: 1.0}}
 
 
-def find_source(body: dict[str, Any], headers: Mapping[str, str], names: ModelNames) -> Source:
+def find_source(body: dict[str, Any], headers: Headers, names: ModelNames) -> Source:
     """Raises: RequestError (400) when steering comes from two places at once."""
     model = body.get("model")
     named = names.spec_of(model) if isinstance(model, str) else None
-    header = headers.get(HEADER)
+    given = headers.getlist(HEADER)
     sources = [
         label
-        for label, is_there in (
+        for label, num_times in (
             (f"the body's `{FIELD}`", FIELD in body),
-            (f"the header `{HEADER}`", header is not None),
+            (f"the header `{HEADER}`", len(given)),
             (f"the model name `{model}`", named is not None),
         )
-        if is_there
+        for _ in range(num_times)
     ]
     if len(sources) > 1:
         raise RequestError(
@@ -85,8 +87,8 @@ def find_source(body: dict[str, Any], headers: Mapping[str, str], names: ModelNa
     rest = {key: value for key, value in body.items() if key != FIELD}
     if named is not None:
         return Source(parse_spec(named, param="model"), "model", {**rest, "model": names.base})
-    if header is not None:
-        return Source(parse_spec_text(header, param=HEADER), HEADER, rest)
+    if given:
+        return Source(parse_spec_text(given[0], param=HEADER), HEADER, rest)
     if FIELD in body:
         return Source(parse_spec(body[FIELD]), FIELD, rest)
     return Source(None, FIELD, rest)

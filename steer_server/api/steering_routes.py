@@ -16,7 +16,7 @@ from steer_server.api.respond import Job, error_response, started_now, until_dis
 from steer_server.api.scoring import check_heads
 from steer_server.api.source import FIELD, find_source
 from steer_server.catalogue.snapshot import LoadedRewardHead
-from steer_server.errors import NotFoundError, NotReadyError, RequestError, SteerError
+from steer_server.errors import NotFoundError, NotReadyError, RequestError, SteerError, short
 from steer_server.state import Server
 from steer_server.steering.plan import build_plan, describe_catalogue
 from steer_server.steering.scoring import heads_of_spec
@@ -64,8 +64,9 @@ async def post_transform(request: Request) -> Response:
             )
         model = job.body.get("model")
         if job.server.upstreams.find(model) is None and model not in (None, job.server.engine.served_name):
-            raise NotFoundError(f"The model `{model}` does not exist.", param="model")
-        return await until_disconnect(request, transform(job))
+            raise NotFoundError(f"The model `{short(str(model))}` does not exist.", param="model")
+        with job.server.leases.expecting(job.digests):
+            return await until_disconnect(request, transform(job))
     except SteerError as error:
         return error_response(error)
 

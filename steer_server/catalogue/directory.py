@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from steer_server.catalogue.loader import RefusedAdapter
 from steer_server.catalogue.manifest import MANIFEST, Manifest, read_manifest
 from steer_server.catalogue.package import stage_folder
 from steer_server.catalogue.records import Actor, CatalogueRecord
+from steer_server.catalogue.replica import RETRY_SECONDS
 from steer_server.catalogue.states import State
 from steer_server.catalogue.threads import Stop, on_disk
 from steer_server.errors import CatalogueError, ConfigError, ConflictError, SteerError
@@ -67,14 +69,25 @@ class AdapterDirectory:
                 await self.lifecycle.deactivate(name, ACTOR)
 
     async def watch(self) -> None:
-        """Reads the directory whenever something in it has changed, until cancelled."""
+        """Reads the directory whenever something in it has changed, until cancelled. What goes wrong is
+        logged, and the directory is read once more."""
         from watchfiles import awatch
 
-        async for _ in awatch(self.path, debounce=QUIET_MILLISECONDS, step=QUIET_MILLISECONDS // 2):
+        has_failed = False
+        while True:
+            found = awatch(self.path, debounce=QUIET_MILLISECONDS, step=QUIET_MILLISECONDS // 2)
             try:
-                await self.read()
+                if has_failed:
+                    await self.read()
+                async with aclosing(found):
+                    async for _ in found:
+                        await self.read()
             except SteerError as error:
                 logger.error("%s: %s", self.path.name, error)
+            except Exception:
+                logger.exception("%s: watching failed; again in %g seconds", self.path.name, RETRY_SECONDS)
+            has_failed = True
+            await asyncio.sleep(RETRY_SECONDS)
 
     def _folders(self) -> list[Path]:
         return sorted(path for path in self.path.iterdir() if (path / MANIFEST).exists())

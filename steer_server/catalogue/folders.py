@@ -23,6 +23,7 @@ from steer_server.catalogue.manifest import (
     PrompterInfo,
     ValueAxis,
     file_sha256,
+    read_manifest,
 )
 from steer_server.catalogue.reward_head import HEAD_CONFIG, HEAD_WEIGHTS, RewardHeadConfig
 
@@ -53,13 +54,15 @@ def write_adapter_folder(
     prompter: PrompterInfo | None = None,
     data: Sequence[DataSource] = (),
     card: str = "",
+    listed: Mapping[str, str] | None = None,
     extra: Mapping[str, str] | None = None,
 ) -> Manifest:
     """Writes a complete adapter folder that PEFT can open as it is.
 
     Args:
         tensors: PEFT's names (`base_model.model....lora_A.weight`) to tensors.
-        extra: further text files by name; they are not part of the manifest's `files`.
+        listed: further text files by name that the manifest's `files` lists.
+        extra: those that it does not.
     """
     from safetensors.torch import save_file
 
@@ -81,9 +84,10 @@ def write_adapter_folder(
         "target_modules": sorted(target_modules),
     }
     (folder / PEFT_CONFIG).write_text(json.dumps(peft_config, indent=2) + "\n")
+    texts = {**(listed or {}), **(extra or {})}
     if card:
-        (folder / CARD).write_text(card)
-    for file_name, text in (extra or {}).items():
+        texts[CARD] = card
+    for file_name, text in texts.items():
         (folder / file_name).write_text(text)
     manifest = Manifest(
         schema_version=1,
@@ -97,7 +101,7 @@ def write_adapter_folder(
         axes=tuple(axes),
         anchors=tuple(anchors),
         prompter=prompter,
-        files=describe_files(folder, [PEFT_CONFIG, WEIGHTS]),
+        files=describe_files(folder, [PEFT_CONFIG, WEIGHTS, *(listed or {})]),
         data=tuple(data),
     )
     _write_manifest(folder, manifest)
@@ -119,13 +123,15 @@ def write_reward_head_folder(
     culture: CultureInfo | None = None,
     data: Sequence[DataSource] = (),
     card: str = "",
+    listed: Mapping[str, str] | None = None,
     extra: Mapping[str, str] | None = None,
 ) -> Manifest:
     """Writes a complete reward head folder.
 
     Args:
         weight: w of `raw = w·h + b`, `[hidden]`.
-        extra: further text files by name; they are not part of the manifest's `files`.
+        listed: further text files by name that the manifest's `files` lists.
+        extra: those that it does not.
     """
     import torch
     from safetensors.torch import save_file
@@ -136,7 +142,8 @@ def write_reward_head_folder(
         "bias": torch.tensor([bias], dtype=torch.float32),
     }
     save_file(tensors, folder / HEAD_WEIGHTS)
-    texts = {HEAD_CONFIG: json.dumps(config.model_dump(mode="json"), indent=2) + "\n", **(extra or {})}
+    texts = {HEAD_CONFIG: json.dumps(config.model_dump(mode="json"), indent=2) + "\n"}
+    texts |= {**(listed or {}), **(extra or {})}
     if card:
         texts[CARD] = card
     for file_name, text in texts.items():
@@ -151,11 +158,21 @@ def write_reward_head_folder(
         licence=licence,
         culture=culture,
         head=head,
-        files=describe_files(folder, [HEAD_CONFIG, HEAD_WEIGHTS]),
+        files=describe_files(folder, [HEAD_CONFIG, HEAD_WEIGHTS, *(listed or {})]),
         data=tuple(data),
     )
     _write_manifest(folder, manifest)
     return manifest
+
+
+def list_text(folder: Path, name: str, text: str) -> Manifest:
+    """Adds a text file to a complete folder and lists it in the manifest, which has another digest then."""
+    manifest = read_manifest(folder)
+    (folder / name).write_text(text)
+    others = tuple(entry for entry in manifest.files if entry.path != name)
+    changed = manifest.model_copy(update={"files": (*others, *describe_files(folder, [name]))})
+    _write_manifest(folder, changed)
+    return changed
 
 
 def _write_manifest(folder: Path, manifest: Manifest) -> None:

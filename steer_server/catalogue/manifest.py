@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from steer_server.catalogue.anchors import MAX_ANCHORS, Anchor, check_blocks, check_vectors
 from steer_server.catalogue.reward_head import HEAD_CONFIG, HEAD_WEIGHTS
-from steer_server.errors import CatalogueError
+from steer_server.errors import CatalogueError, without_path
 
 MANIFEST = "adapter.yaml"
 WEIGHTS = "adapter_model.safetensors"
@@ -218,7 +218,7 @@ def read_manifest(folder: Path) -> Manifest:
         document = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
     # ValueError: not UTF-8, impossible dates, numbers with thousands of digits.
     except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
-        detail = " ".join(f"{MANIFEST}: {error}".split())[:400]
+        detail = " ".join(f"{MANIFEST}: {without_path(error)}".split())[:400]
         raise CatalogueError(folder.name, "manifest_unreadable", detail) from error
     if not isinstance(document, dict):
         raise CatalogueError(folder.name, "manifest_unreadable", "not a mapping")

@@ -30,7 +30,7 @@ from steer_server.catalogue.archive import TAR_BLOCK, unpack_into
 from steer_server.catalogue.intake import CHUNK_BYTES, Intake, PackageLimits
 from steer_server.catalogue.manifest import UNLISTED_FILES, Manifest, read_manifest
 from steer_server.catalogue.threads import Stop, in_thread, on_disk
-from steer_server.errors import CatalogueError
+from steer_server.errors import CatalogueError, without_path
 
 MAX_UNLISTED_BYTES = 2**20
 """Cards and recipes are texts."""
@@ -88,12 +88,15 @@ async def stage_folder(
         folder_unreadable, and as `stage_archive`.
     """
     label = source.name if LABEL.fullmatch(source.name) else "package"
+    # Answers show it: where the root is on this machine is nobody's business.
+    place = ascii(str(source.relative_to(root)) if source.is_relative_to(root) else source.name)
 
     def copy(folder: Path, stop: Stop) -> Manifest:
         try:
-            _copy_folder(_below(source, root, label), Intake(folder, label, limits, stop))
+            _copy_folder(_below(source, root, place, label), place, Intake(folder, label, limits, stop))
         except PermissionError as error:
-            raise CatalogueError(label, "folder_unreadable", f"{error.filename}: not permitted") from error
+            name = Path(str(error.filename)).name
+            raise CatalogueError(label, "folder_unreadable", f"{name!a}: not permitted") from error
         return read_package(folder)
 
     async with _work_area(staging, label) as (_, folder):
@@ -163,7 +166,7 @@ async def _work_area(staging: Path, label: str) -> AsyncIterator[tuple[Path, Pat
         # Not in a thread: cancelled, it would leave a folder that nobody knows.
         area = Path(tempfile.mkdtemp(dir=staging, prefix="package-"))
     except OSError as error:
-        raise CatalogueError(label, "storage_failed", str(error.strerror)) from error
+        raise CatalogueError(label, "storage_failed", without_path(error)) from error
     try:
         folder = area / (label if LABEL.fullmatch(label) else "package")
         folder.mkdir()
@@ -199,22 +202,22 @@ async def _spooled(
     return spooled, size
 
 
-def _below(source: Path, root: Path, label: str) -> Path:
+def _below(source: Path, root: Path, place: str, label: str) -> Path:
     try:
         real, real_root = source.resolve(), root.resolve()
     except RuntimeError as error:
-        raise CatalogueError(label, "not_a_folder", f"{source}: links in a circle") from error
+        raise CatalogueError(label, "not_a_folder", f"{place}: links in a circle") from error
     if real == real_root or not real.is_relative_to(real_root):
-        raise CatalogueError(label, "outside_root", f"{source} is not below the allowed folder")
+        raise CatalogueError(label, "outside_root", f"{place} is not below the allowed folder")
     return real
 
 
-def _copy_folder(source: Path, intake: Intake) -> None:
+def _copy_folder(source: Path, place: str, intake: Intake) -> None:
     """Opens every file relative to the folder it was seen in, and follows no link, whatever is renamed."""
     try:
         folder = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise intake.refuse("not_a_folder", str(source)) from error
+        raise intake.refuse("not_a_folder", f"{place} is no folder") from error
     try:
         for name in sorted(os.listdir(folder)):
             try:

@@ -6,6 +6,7 @@ adapter must change something at all, and the base model may only change within 
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ NUM_TOKENS = 4
 TOLERANCE_NATS = 1.0
 """Rounding to bf16 was seen to change log-probabilities by 0.35; a base model that was written over changes
 them by several."""
+
+logger = logging.getLogger("steer_server.catalogue")
 
 
 @dataclass(frozen=True)
@@ -72,13 +75,22 @@ async def probe_adapter(
     except CapacityError:
         raise
     except SteerError as error:
-        raise CatalogueError(adapter.name, "probe_failed", str(error)) from error
+        raise probe_failed(adapter.name, error) from error
     if not steered.is_finite:
         raise CatalogueError(adapter.name, "probe_not_finite", f"log-probabilities {steered}")
     if steered == base:
         raise CatalogueError(adapter.name, "probe_no_effect", "the steered answer equals the base model's")
     if not base_after.is_near(base):
         raise CatalogueError(adapter.name, "probe_base_changed", "the base model answers differently now")
+
+
+def probe_failed(name: str, error: SteerError) -> CatalogueError:
+    """For the version's `detail`, which every key may read. What the engine said may name our files or the
+    plan: the log has it."""
+    logger.error("the probe of %s failed", name, exc_info=error)
+    return CatalogueError(
+        name, "probe_failed", f"the engine could not run it ({error.code}); the server's log says why"
+    )
 
 
 async def _probe(engine: Engine, plan: SteeringPlan) -> ProbeAnswer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from steer_server.catalogue.probe import probe_failed
 from steer_server.catalogue.snapshot import LoadedRewardHead
 from steer_server.engine.base import ScoringText
 from steer_server.engine.heads import LoadedHeads
@@ -25,7 +26,7 @@ async def probe_head(heads: LoadedHeads, head: LoadedRewardHead) -> None:
     except CapacityError:
         raise
     except SteerError as error:
-        raise CatalogueError(head.name, "probe_failed", str(error)) from error
+        raise probe_failed(head.name, error) from error
     raw = scored.raw.get(head.digest)
     if raw is None:
         raise CatalogueError(head.name, "probe_failed", "the engine gave no score")

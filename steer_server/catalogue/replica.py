@@ -31,7 +31,7 @@ from steer_server.catalogue.states import State
 from steer_server.errors import CatalogueError, SteerError
 
 RETRY_SECONDS = 5.0
-"""Between two attempts at a version that could not be loaded here."""
+"""Between two attempts at what failed, such as a version that could not be loaded here."""
 
 Load = Callable[[str], Awaitable[Loaded]]
 """A version's digest -> the version, checked and probed on this engine. Raises: SteerError."""
@@ -114,7 +114,16 @@ class Replica:
             return record
 
     async def follow(self) -> None:
-        """Syncs at every change of the database, until cancelled, and again while there are problems."""
+        """Syncs at every change of the database, until cancelled, and again while there are problems. What
+        goes wrong otherwise is logged, and following begins anew."""
+        while True:
+            try:
+                await self._follow()
+            except Exception:
+                logger.exception("catalogue: following failed; again in %g seconds", RETRY_SECONDS)
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _follow(self) -> None:
         async with aclosing(changes(self.database, poll_seconds=self._poll_seconds)) as revisions:
             pending = asyncio.ensure_future(anext(revisions))
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import uuid
 from collections.abc import Coroutine
@@ -24,6 +25,8 @@ from steer_server.settings import Settings
 
 DATABASE_FILE = "catalogue.sqlite"
 STORE_FOLDER = "store"
+
+logger = logging.getLogger("steer_server.catalogue")
 
 
 @dataclass
@@ -89,7 +92,14 @@ class CatalogueService:
 
     def go_on(self, work: Coroutine[Any, Any, None]) -> None:
         """Does this beside serving, until `close`."""
-        self._tasks.append(asyncio.create_task(work))
+        task = asyncio.create_task(work)
+        task.add_done_callback(_log_failure)
+        self._tasks.append(task)
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("work beside serving has ended", exc_info=error)
 
 
 def data_folder(settings: Settings, base: BaseModel) -> Path:

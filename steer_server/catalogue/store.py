@@ -29,7 +29,7 @@ from steer_server.catalogue.intake import CHUNK_BYTES
 from steer_server.catalogue.manifest import MANIFEST, read_manifest
 from steer_server.catalogue.package import read_package
 from steer_server.catalogue.threads import Stop, on_disk
-from steer_server.errors import CatalogueError, ConfigError
+from steer_server.errors import CatalogueError, ConfigError, without_path
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 VERSIONS = "versions"
@@ -192,7 +192,7 @@ class LocalStore:
             manifest = read_manifest(path)
             sizes = {entry.path: (path / entry.path).stat().st_size for entry in manifest.files}
         except (CatalogueError, OSError) as error:
-            raise CatalogueError(path.name, "store_damaged", str(error)) from error
+            raise CatalogueError(path.name, "store_damaged", without_path(error)) from error
         wrong = [e.path for e in manifest.files if sizes[e.path] != e.size_bytes]
         if wrong or manifest.digest != path.name:
             raise CatalogueError(path.name, "store_damaged", ", ".join(wrong) or MANIFEST)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from steer_server.errors import CatalogueError
+from steer_server.errors import CatalogueError, without_path
 
 T = TypeVar("T")
 
@@ -61,4 +61,4 @@ async def on_disk(label: str, work: Callable[[Stop], T]) -> T:
     try:
         return await in_thread(work)
     except OSError as error:
-        raise CatalogueError(label, "storage_failed", error.strerror or type(error).__name__) from error
+        raise CatalogueError(label, "storage_failed", without_path(error)) from error

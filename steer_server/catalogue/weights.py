@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from steer_server.catalogue.base_model import BaseModel
 from steer_server.catalogue.manifest import Manifest
 from steer_server.catalogue.tensor_file import TensorInfo, read_tensor_header, shown
-from steer_server.errors import CatalogueError
+from steer_server.errors import CatalogueError, without_path
 
 if TYPE_CHECKING:
     import torch
@@ -152,7 +152,7 @@ def _opened(path: Path, name: str) -> Any:
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
-        raise CatalogueError(name, "weights_unreadable", f"{path.name}: {error}") from error
+        raise CatalogueError(name, "weights_unreadable", f"{path.name}: {without_path(error)}") from error
 
 
 def _finite(weights: Any, key: str, name: str, factor: float) -> torch.Tensor:

@@ -26,6 +26,8 @@ Key = tuple[str, tuple[str, ...]]
 
 LETTER_ASK = "Answer with one letter."
 NUM_TOP_LOGPROBS = 20
+TIED = 1e-9
+"""Shares that differ by less are equal: the same shares in another order have another mean by rounding."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,12 @@ class Answer:
     def mean_N(self) -> Shares:
         return np.asarray(self.shares_O_N.mean(0))
 
+    @property
+    def choice(self) -> int | None:
+        """The option with the largest mean share; None where two have it."""
+        second, first = np.argsort(self.mean_N)[-2:]
+        return int(first) if self.mean_N[first] > self.mean_N[second] + TIED else None
+
 
 Answers = dict[str, dict[Key, Answer]]
 """By setting's name and question; an answer that failed is not there."""
@@ -101,7 +109,8 @@ def whole_answer(option: str) -> str:
 
 @dataclass
 class Reader:
-    """Reads distributions from one server. Every method raises RequestFailed."""
+    """Reads distributions from one server. Every method raises RequestFailed, also where another plan was
+    applied than the setting's."""
 
     client: ServerClient
     model: str
@@ -142,7 +151,7 @@ class Reader:
         }
         if None not in ids:
             body["logprob_token_ids"] = ids
-        answer = await self.client.post("/v1/chat/completions", body)
+        answer = await self.client.post_steered("/v1/chat/completions", body)
         try:
             listed = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
             found = {entry["token"]: float(entry["logprob"]) for entry in reversed(listed)}
@@ -181,7 +190,7 @@ class Reader:
             "prompt_logprobs": 0,
             **setting.steering(),
         }
-        found = await self.client.post("/v1/completions", body, is_kept)
+        found = await self.client.post_steered("/v1/completions", body, is_kept)
         try:
             choices = sorted(found["choices"], key=lambda c: int(c["index"]))
             logs = [

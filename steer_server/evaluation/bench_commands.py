@@ -14,6 +14,7 @@ from steer_server.evaluation.command_options import (
     OperatorKey,
     RecipeData,
     SamplingSeed,
+    Steering,
     Url,
 )
 from steer_server.settings import Settings
@@ -135,7 +136,7 @@ def rewards(
     url: Url = "http://127.0.0.1:8000",
     key: OperatorKey = "",
     out: Annotated[Path, typer.Option(help=REPORTS)] = Path("out/rewards"),
-    adapters: Annotated[Path, typer.Option(help="The adapters that are served.")] = Path("adapters"),
+    adapters: Steering = Path("adapters"),
     head: Annotated[str, typer.Option(help="That chooses.")] = "harmless",
     judge: Annotated[str, typer.Option(help="Without: of the head's name.")] = "",
     answers: Annotated[int, typer.Option(min=1, max=256, help="Scored at once.")] = 64,

@@ -25,6 +25,9 @@ LONGEST_WAIT_SECONDS = 30.0
 REQUEST_SECONDS = 600.0
 MAX_FAILED_SHARE = 0.01
 """An evaluation with more failed requests than this ends with an error, after its report is written."""
+MAX_DROPPED_SHARE = 0.05
+"""The same for what was left out for it: one request may cost a question under every setting."""
+PLAN_PATH = "/v1/steering/plan"
 MAX_LISTED_FAILURES = 50
 
 
@@ -144,6 +147,20 @@ class ServerClient:
             self._asked[key] = asyncio.create_task(self._post(path, text))
         return await asyncio.shield(self._asked[key])
 
+    async def post_steered(self, path: str, body: Mapping[str, Any], is_kept: bool = True) -> dict[str, Any]:
+        """`post` of a body with `steering`. An answer counts only if it says that the plan was applied which
+        the server described when this client first asked for it.
+
+        Raises: RequestFailed.
+        """
+        plan = await self.post(PLAN_PATH, {"steering": body["steering"]})
+        answer = await self.post(path, body, is_kept)
+        try:
+            check_plan(answer, plan)
+        except (KeyError, TypeError, ValueError) as error:
+            raise self.fail(path, body, f"an answer that cannot be used: {error!r}") from error
+        return answer
+
     async def for_each(self, items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None:
         """Works on the items in order, as many at a time as there may be requests: what belongs to one item
         is done before later items begin, so that few adapters are wanted at a time."""
@@ -194,13 +211,18 @@ class ServerClient:
             "failures": [asdict(f) for f in self.failures[:MAX_LISTED_FAILURES]],
         }
 
-    def check_failures(self) -> None:
-        """Raises: EvaluationError when more than `MAX_FAILED_SHARE` of the requests failed."""
-        if len(self.failures) > MAX_FAILED_SHARE * self.num_requests:
+    def check_failures(self, num_dropped: int = 0, num_asked: int = 0) -> None:
+        """Raises: EvaluationError when more than `MAX_FAILED_SHARE` of the requests failed, or more than
+        `MAX_DROPPED_SHARE` of what was asked, such as questions, was left out of the scores for it."""
+        problem = f"{len(self.failures)} of {self.num_requests} requests failed"
+        if self.failures:
+            problem += f", first: {self.failures[0].path}: {self.failures[0].problem}"
+        if num_dropped > MAX_DROPPED_SHARE * num_asked:
             raise EvaluationError(
-                f"{len(self.failures)} of {self.num_requests} requests failed, first: "
-                f"{self.failures[0].path}: {self.failures[0].problem}"
+                f"{num_dropped} of {num_asked} questions or texts were left out of the scores: {problem}"
             )
+        if len(self.failures) > MAX_FAILED_SHARE * self.num_requests:
+            raise EvaluationError(problem)
 
     async def _post(self, path: str, text: str) -> dict[str, Any]:
         problem = ""
@@ -233,6 +255,13 @@ class ServerClient:
         if failure not in self.failures:
             self.failures.append(failure)
         return RequestFailed(problem)
+
+
+def check_plan(answer: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
+    """Raises: ValueError when a response does not say that the setting's plan was applied."""
+    applied = answer["steering"]["plan"]
+    if applied != plan["plan"]:
+        raise ValueError(f"plan {applied} was applied instead of {plan['plan']}")
 
 
 def _retry_after(response: httpx.Response) -> float | None:

@@ -18,7 +18,8 @@ Judges = Annotated[
 ]
 RecipeData = Annotated[Path, typer.Option(help="Directory of the recipes' data files.", exists=True)]
 Steering = Annotated[
-    Path, typer.Option(help="The adapters that steer, whose training data is not asked about.")
+    Path,
+    typer.Option(help="The adapters that are served; what they were trained on is not asked.", exists=True),
 ]
 SamplingSeed = Annotated[int, typer.Option(help="Of prompts and sampling.")]
 MaxTokens = Annotated[int, typer.Option(min=1, help="Longest answer.")]

@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
-from steer_server.errors import EvaluationError
+import functools
+import unicodedata
 
-OTHER_NAMES = {"palestinian territories": "PSE", "russia": "RUS", "turkey": "TUR"}
+NAMES_IN_PROMPTS = {"PSE": "Palestinian Territories", "RUS": "Russia", "TUR": "Turkey"}
+"""Where they are not the ISO list's."""
+OTHER_NAMES = {"great britain": "GBR", "ivory coast": "CIV", "palestine": "PSE", "uae": "ARE", "uk": "GBR"}
 """Names in use that the ISO list does not have."""
 
 
-def alpha_3(name: str) -> str:
-    """The code of a country written as `saudi_arabia`, `Saudi Arabia` or `SAU`.
-
-    Raises: EvaluationError for a name that is not known.
-    """
-    import pycountry
-
-    spoken = name.replace("_", " ").strip()
-    if spoken.lower() in OTHER_NAMES:
-        return OTHER_NAMES[spoken.lower()]
-    try:
-        return str(pycountry.countries.lookup(spoken).alpha_3)
-    except LookupError as error:
-        raise EvaluationError(f"{name!r} is not the name of a country") from error
+def alpha_3(name: str) -> str | None:
+    """The code of a country written as `saudi_arabia`, `Saudi Arabia`, `SAU` or `SA`, with or without its
+    accents; None for a name that is not known."""
+    return _codes().get(_plain(name))
 
 
 def country_name(code: str) -> str:
-    """What a country is called in a sentence, such as `Russia` for RUS; the code itself when unknown."""
+    """What a country is called in a sentence, such as `Russia` for RUS; what is no code stays, as words."""
     import pycountry
 
-    for name, known in OTHER_NAMES.items():
-        if known == code:
-            return name.title()
+    if code in NAMES_IN_PROMPTS:
+        return NAMES_IN_PROMPTS[code]
     found = pycountry.countries.get(alpha_3=code)
-    return str(getattr(found, "common_name", found.name)) if found else code
+    return str(getattr(found, "common_name", found.name)) if found else code.replace("_", " ")
+
+
+@functools.cache
+def _codes() -> dict[str, str]:
+    import pycountry
+
+    fields = ("alpha_2", "alpha_3", "name", "common_name", "official_name")
+    found = {_plain(getattr(c, f)): c.alpha_3 for c in pycountry.countries for f in fields if hasattr(c, f)}
+    return found | {_plain(name): code for code, name in NAMES_IN_PROMPTS.items()} | OTHER_NAMES
+
+
+def _plain(name: str) -> str:
+    """Without accents, case and underscores; the same for every Unicode form of a name."""
+    letters = unicodedata.normalize("NFKD", name.replace("_", " ").strip().casefold())
+    return "".join(c for c in letters if not unicodedata.combining(c))

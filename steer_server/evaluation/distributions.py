@@ -24,6 +24,12 @@ def wasserstein_1(p: Shares, q: Shares) -> Shares:
     return np.asarray(np.abs(difference).sum(-1) / (p.shape[-1] - 1))
 
 
+def uniform_bits(people: Sequence[Sequence[float]]) -> float:
+    """What answering every option equally often scores: the mean of `jensen_shannon_bits(uniform, p)`."""
+    scores = [float(jensen_shannon_bits(np.full(len(p), 1 / len(p)), np.array(p))) for p in people]
+    return sum(scores) / len(scores)
+
+
 def entropy_bits(p: Shares) -> Shares:
     """`-sum_i p_i log2 p_i`: 0 for one certain answer, `log2 n` for n equally likely ones."""
     return np.asarray(-(p * np.log2(np.where(p > 0, p, 1.0))).sum(-1))

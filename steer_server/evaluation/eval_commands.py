@@ -27,6 +27,20 @@ commands = typer.Typer(no_args_is_help=True, help="Measure how well a running se
 
 
 class Questions(StrEnum):
+    AUTO = "auto"
+    HELD_OUT = "held-out"
+    ALL = "all"
+
+
+Known = Annotated[
+    Path | None,
+    typer.Option(
+        help="The data that was trained on: baselines without a model learn from it too.", exists=True
+    ),
+]
+
+
+class Pairs(StrEnum):
     HELD_OUT = "held-out"
     ALL = "all"
 
@@ -46,15 +60,26 @@ READOUTS: dict[Readouts, tuple[Readout, ...]] = {
 
 @commands.command("survey")
 def survey(
-    data: Annotated[Path, typer.Option(help="Survey answers, gzipped JSON lines.", exists=True)],
+    data: Annotated[
+        Path, typer.Option(help="Survey answers: JSON lines, gzipped or not, or a CSV.", exists=True)
+    ],
     out: Annotated[Path, typer.Option(help="Directory for report.json and report.html.")],
+    known: Known = None,
     url: Url = "http://127.0.0.1:8000",
     api_key: ApiKey = "",
-    questions: Annotated[Questions, typer.Option(help="Those held out of training, or all.")] = (
-        Questions.HELD_OUT
-    ),
+    questions: Annotated[
+        Questions,
+        typer.Option(help="Those held out of training, or all; auto: held out if this file was trained on."),
+    ] = Questions.AUTO,
     seed: Annotated[int, typer.Option(help="Training's, which decides what is held out.")] = 20261121,
     held_out_share: Annotated[float, typer.Option(min=0, max=1, help="Training's.")] = 0.2,
+    adapters: Annotated[
+        Path, typer.Option(help="The served adapters, whose recipes say what was trained on.")
+    ] = Path("adapters"),
+    mapped: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="COUNTRY=CULTURE that a country is asked under; repeatable."),
+    ] = None,
     concurrency: Concurrency = 16,
     orders: Annotated[
         int, typer.Option(min=1, help="Option orders by letter: natural, reversed, random.")
@@ -65,16 +90,20 @@ def survey(
     limit: Annotated[int, typer.Option(min=0, help="At most so many questions; 0 for all.")] = 0,
 ) -> None:
     """Distance of a running server's answers from people's, by country, beside baselines."""
-    from steer_server.evaluation.survey.survey import SurveyOptions, evaluate_survey
+    from steer_server.evaluation.survey.plan import SurveyOptions
+    from steer_server.evaluation.survey.survey import evaluate_survey
 
     evaluate_survey(
         SurveyOptions(
             url=url,
             data=data,
+            known=known,
             api_key=api_key,
             questions=questions.value,
             seed=seed,
             held_out_share=held_out_share,
+            adapters=adapters,
+            mapped=tuple(mapped or ()),
             concurrency=concurrency,
             orders=orders,
             cultures=tuple(culture or ()),
@@ -88,11 +117,14 @@ def survey(
 
 @commands.command("norms")
 def norms(
-    data: Annotated[Path, typer.Option(help="Social stories by country, gzipped JSON lines.", exists=True)],
+    data: Annotated[
+        Path, typer.Option(help="Social stories by country: JSON lines, gzipped or not.", exists=True)
+    ],
     out: Annotated[Path, typer.Option(help="Directory for report.json and report.html.")],
+    known: Known = None,
     url: Url = "http://127.0.0.1:8000",
     api_key: ApiKey = "",
-    seed: Annotated[int, typer.Option(help="Of option orders, of the sample and of the folds.")] = 20261121,
+    seed: Annotated[int, typer.Option(help="Of option orders and of the sample.")] = 20261121,
     concurrency: Concurrency = 16,
     orders: Annotated[int, typer.Option(min=1, max=6, help="Option orders to average over.")] = 3,
     culture: OnlyCultures = None,
@@ -108,6 +140,7 @@ def norms(
         NormsOptions(
             url=url,
             data=data,
+            known=known,
             api_key=api_key,
             seed=seed,
             concurrency=concurrency,
@@ -128,9 +161,10 @@ def pareto(
     out: Annotated[Path, typer.Option(help=REPORTS)] = Path("out/pareto"),
     api_key: ApiKey = "",
     points: Annotated[int, typer.Option(min=3, help="Of each sweep between two axes; odd.")] = 11,
-    pairs: Annotated[
-        int, typer.Option(min=0, help="Most held-out preference pairs per axis; 0 for all.")
-    ] = 10,
+    split: Annotated[
+        Pairs, typer.Option(help="Those that training leaves out of these data, or all that are there.")
+    ] = Pairs.HELD_OUT,
+    pairs: Annotated[int, typer.Option(min=0, help="Most of these preference pairs per axis; 0: all.")] = 10,
     soup: Annotated[
         list[str] | None,
         typer.Option(help="AXIS=CULTURE trained on this axis alone; repeatable. Default RECIPE-AXIS."),
@@ -148,6 +182,7 @@ def pareto(
             data=data,
             api_key=api_key,
             points=points,
+            split=split.value,
             pairs=pairs,
             soups=tuple(soup or ()),
             concurrency=concurrency,

@@ -1,4 +1,4 @@
-"""Judges: reward heads trained on other units than the heads that steer, and the scores they give to texts.
+"""Judges: reward heads trained on other prompts than the heads that steer, and the scores they give to texts.
 
     score(messages, answer) = w·h + b     h: the base model's last hidden state of the text
 
@@ -12,7 +12,7 @@ Not covered: whether a judge is right. Its accuracy on pairs that it has not see
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,13 @@ from typing import Any
 import numpy as np
 
 from steer_server.catalogue.base_model import BaseModel
-from steer_server.catalogue.manifest import MANIFEST
-from steer_server.catalogue.reward_head import HEAD_WEIGHTS, Message, RewardHeadConfig
+from steer_server.catalogue.manifest import MANIFEST, RECIPE
+from steer_server.catalogue.reward_head import HEAD_WEIGHTS, Message, RewardHeadConfig, text_or_space
 from steer_server.catalogue.snapshot import LoadedRewardHead
 from steer_server.catalogue.validation import validate_folder
-from steer_server.errors import CatalogueError, EvaluationError
-
-RECIPE = "recipe.json"
-DRAWN_BY = ("seed", "test_share", "judge_share")
-"""What of a recipe's defaults decides which units are in which split."""
+from steer_server.errors import CatalogueError, EvaluationError, TrainingError
+from steer_server.evaluation.seen_prompts import TrainedFolder, read_folders
+from steer_server.training.trained_on import read_trained_on
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,8 @@ class Judge:
     weight_H: np.ndarray
     bias: float
     digest: str
+    trained_on: frozenset[str] | None = None
+    """Hashes of its prompts; None where its folder does not say."""
 
     @property
     def is_of_pairs(self) -> bool:
@@ -64,11 +64,12 @@ def read_judges(directory: Path, only: Sequence[str], base: BaseModel, shipped: 
     """The judges below `directory`, by name: those in `only`, or all that compare answers.
 
     Args:
-        shipped: directory of the adapters that steer. A judge must come from another split of the same draw.
+        shipped: directory of the adapters that steer. A judge must share no prompt with heads there.
 
-    Raises: EvaluationError for a folder that is no judge for this model, an unknown name, a split that the
-        shipped heads were trained on, or when there is none.
+    Raises: EvaluationError for a folder that is no judge for this model, an unknown name, prompts that a head
+        there was trained on too, or when there is none.
     """
+    steering = [folder for folder in read_folders(shipped) if folder.kind == "reward_head"]
     judges: dict[str, Judge] = {}
     for manifest in sorted(directory.glob(f"*/{MANIFEST}")):
         judge = _read(manifest.parent, base)
@@ -76,7 +77,7 @@ def read_judges(directory: Path, only: Sequence[str], base: BaseModel, shipped: 
             continue
         if judge.name in judges:
             raise EvaluationError(f"two judges below {directory.name} have the name {judge.name}")
-        check_split(judge, shipped)
+        check_split(judge, steering)
         judges[judge.name] = judge
     if unknown := sorted(set(only) - set(judges)):
         raise EvaluationError(f"no judge {', '.join(unknown)} below {directory.name}")
@@ -93,26 +94,24 @@ def read_judges(directory: Path, only: Sequence[str], base: BaseModel, shipped: 
     return chosen
 
 
-def check_split(judge: Judge, shipped: Path) -> None:
-    """Raises: EvaluationError when the judge may have learnt from units that a shipped head learnt from, or
-    when recipe and config disagree."""
+def check_split(judge: Judge, steering: Iterable[TrainedFolder]) -> None:
+    """Raises: EvaluationError when the judge has learnt from what a head that steers has learnt from, as far
+    as both say it, or when recipe and config disagree."""
     split = judge.recipe.get("split")
     if split != judge.config.split:
         raise EvaluationError(
             f"judge {judge.name}: {RECIPE} says split {split!r}, its config {judge.config.split!r}"
         )
-    steering = _shipped_recipe(judge.name, shipped)
-    if split == (steering or {}).get("split", "steer"):
+    if split == "steer":
         raise EvaluationError(
-            f"judge {judge.name} is of split {split!r}, as the shipped heads are: it would judge what it "
+            f"judge {judge.name} is of split {split!r}, as the heads that steer are: it would judge what it "
             "taught; train it with --split judge"
         )
-    if steering:
-        ours, theirs = ([_drawn(recipe, key) for key in DRAWN_BY] for recipe in (judge.recipe, steering))
-        if ours != theirs:
+    for head in steering:
+        if num_shared := len((judge.trained_on or frozenset()) & (head.hashes or frozenset())):
             raise EvaluationError(
-                f"judge {judge.name} was drawn with other {', '.join(DRAWN_BY)} than the shipped head, so "
-                "the two may share units; train both with one recipe"
+                f"judge {judge.name} and {head.name}, which steers, were trained on {num_shared} prompts "
+                "together; train both by one recipe on the same data, the judge with --split judge"
             )
 
 
@@ -131,7 +130,9 @@ class Scorer:
     def scores(self, judge: Judge, texts: Sequence[tuple[Sequence[Message], str]]) -> np.ndarray:
         """Raw scores, float64 `[N]`, of (messages, answer); equal texts have equal scores."""
         layout = judge.config.text_format
-        ids = [layout.token_ids(self._tokenizer, messages, answer) for messages, answer in texts]
+        ids = [
+            layout.token_ids(self._tokenizer, messages, text_or_space(answer)) for messages, answer in texts
+        ]
         h_N_H = self._states.of(ids, f"judge {judge.name}")
         return np.asarray(h_N_H.astype(np.float64) @ judge.weight_H + judge.bias)
 
@@ -144,7 +145,8 @@ def _read(folder: Path, base: BaseModel) -> Judge:
         if not isinstance(loaded, LoadedRewardHead):
             raise EvaluationError(f"{folder.name} is no reward head")
         recipe = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
-    except (CatalogueError, OSError, ValueError) as error:
+        trained_on = read_trained_on(folder)
+    except (CatalogueError, TrainingError, OSError, ValueError) as error:
         raise EvaluationError(f"{folder.name} cannot be a judge: {error}") from error
     tensors = load_file(folder / HEAD_WEIGHTS)
     assert loaded.manifest.head is not None
@@ -155,21 +157,8 @@ def _read(folder: Path, base: BaseModel) -> Judge:
         tensors["weight"].astype(np.float64),
         float(tensors["bias"][0]),
         loaded.digest,
+        trained_on,
     )
-
-
-def _shipped_recipe(head: str, shipped: Path) -> dict[str, Any] | None:
-    """The recipe of the shipped head with this name, if there is one."""
-    for path in sorted(shipped.glob(f"*/{RECIPE}")):
-        recipe: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        described = recipe.get("head")
-        if isinstance(described, dict) and described.get("head") == head:
-            return recipe
-    return None
-
-
-def _drawn(recipe: Mapping[str, Any], key: str) -> Any:
-    return recipe.get("defaults", {}).get(key)
 
 
 def _few(scores: Any) -> dict[str, Any]:

@@ -7,15 +7,14 @@ wrong name ends the command at once instead of failing every request.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from steer_server.errors import EvaluationError
 from steer_server.evaluation.answers import Setting
-from steer_server.evaluation.client import RequestFailed, ServerClient, ServerInfo
+from steer_server.evaluation.client import PLAN_PATH, RequestFailed, ServerClient, ServerInfo
 
-PLAN_PATH = "/v1/steering/plan"
 BASE = Setting("base")
 
 
@@ -99,10 +98,3 @@ async def read_plans(client: ServerClient, settings: Sequence[Setting]) -> dict[
         except RequestFailed as error:
             raise EvaluationError(f"setting {setting.name!r} is refused: {error}") from error
     return plans
-
-
-def check_plan(answer: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
-    """Raises: ValueError when a response does not say that the setting's plan was applied."""
-    applied = answer["steering"]["plan"]
-    if applied != plan["plan"]:
-        raise ValueError(f"plan {applied} was applied instead of {plan['plan']}")

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from steer_server.evaluation.answers import Setting
-from steer_server.evaluation.client import RequestFailed, ServerClient
+from steer_server.evaluation.client import RequestFailed, ServerClient, check_plan
 from steer_server.evaluation.judge_prompts import Messages
-from steer_server.evaluation.named_settings import check_plan
 from steer_server.progress import Progress
 
 CHAT_PATH = "/v1/chat/completions"

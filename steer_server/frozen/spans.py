@@ -23,6 +23,8 @@ SENTENCE_END = re.compile(r"""[.!?…]+["'”’)\]*_]*(?=\s|$)|[。！？]+[」
 ABBREVIATION = re.compile(
     r"(?:^|[\s(])(?:[A-Za-z]|[Mm]rs?|[Mm]s|[Dd]r|[Pp]rof|St|[Vv]s|[Ee]tc|[Ee]\.g|[Ii]\.e|[Nn]o|approx|U\.S)\.$"
 )
+ABBREVIATION_CHARACTERS = 16
+"""More than any of them has, with what stands before it."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def ends_sentence(text: str) -> bool:
     """Whether a text ends where a sentence does."""
     stripped = text.rstrip()
     ends = [match.end() for match in SENTENCE_END.finditer(stripped)]
-    return bool(ends) and ends[-1] == len(stripped) and not ABBREVIATION.search(stripped)
+    return bool(ends) and ends[-1] == len(stripped) and not _is_abbreviated(stripped, 0, len(stripped))
 
 
 def _end(spans: Sequence[Span]) -> int:
@@ -80,9 +82,14 @@ def _of_prose(text: str, start: int, end: int) -> Iterator[Span]:
 
 def _sentence_end(text: str, start: int, end: int) -> int:
     for match in SENTENCE_END.finditer(text, start, end):
-        if not ABBREVIATION.search(text[start : match.end()]):
+        if not _is_abbreviated(text, start, match.end()):
             return match.end()
     return start + len(text[start:end].rstrip()) if text[start:end].strip() else end
+
+
+def _is_abbreviated(text: str, start: int, end: int) -> bool:
+    """Whether text[start:end] ends in an abbreviation. Only its end is looked at: it may be long."""
+    return ABBREVIATION.search(text[max(start, end - ABBREVIATION_CHARACTERS) : end]) is not None
 
 
 def _span(text: str, start: int, end: int, is_fixed: bool) -> Span:

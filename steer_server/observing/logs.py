@@ -45,15 +45,26 @@ def _json_formatter() -> logging.Formatter:
 
 
 class TextFormatter(logging.Formatter):
-    """`time level logger: message key=value ...`; no value can break the line."""
+    """`time level logger: message key=value ...`; no message or value can break the line, but for the
+    traceback that may follow it."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         fields = merge_record_extra(record, {}, NOT_OURS)
-        words = [super().formatMessage(record), *(f"{key}={_word(value)}" for key, value in fields.items())]
+        words = [
+            _unbroken(super().formatMessage(record)),
+            *(f"{key}={_word(value)}" for key, value in fields.items()),
+        ]
         return " ".join(words)
+
+
+def _unbroken(text: str) -> str:
+    """With line breaks, and all else that a terminal would obey, escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _word(value: object) -> str:

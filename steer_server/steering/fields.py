@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from steer_server.errors import RequestError
@@ -26,6 +27,16 @@ def count(value: Any, param: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise RequestError(f"`{param}` must be a whole number of at least 1.", param=param)
     return value
+
+
+def shares_of(weights: Mapping[str, float]) -> dict[str, float]:
+    """`w / Σ w`: weights, none below 0 and one above, on the simplex."""
+    total = sum(weights.values())
+    if math.isinf(total):
+        # Larger together than a float can be. Not otherwise: it would round, and plans' digests change.
+        largest = max(weights.values())
+        return shares_of({name: weight / largest for name, weight in weights.items()})
+    return {name: weight / total for name, weight in weights.items()}
 
 
 def json_type(value: Any) -> str:

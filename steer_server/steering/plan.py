@@ -16,6 +16,7 @@ from steer_server.catalogue.manifest import Manifest
 from steer_server.catalogue.snapshot import Catalogue, LoadedAdapter
 from steer_server.errors import PolicyError, QuarantinedError, RequestError, UnknownNameError
 from steer_server.steering.anchors import anchor_weights
+from steer_server.steering.fields import shares_of
 from steer_server.steering.policy import Policy
 from steer_server.steering.spec import SteeringSpec
 
@@ -180,9 +181,8 @@ def _preference_gate(
             param=f"{param}.values",
         )
     (adapter,) = owners.values()
-    total = sum(spec.values.values())
-    shares = {a.id: spec.values.get(a.id, 0.0) / total for a in adapter.manifest.axes}
-    shares = policy.floor_values(shares)
+    given = shares_of(spec.values)
+    shares = policy.floor_values({a.id: given.get(a.id, 0.0) for a in adapter.manifest.axes})
     axes = _own_gates(adapter.manifest, shares, spec.strength)
     gate = AdapterGate(adapter.name, adapter.version, adapter.digest, quantise(spec.strength), axes)
     if not any(gate.gates(adapter.rank)):

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from steer_server.catalogue.snapshot import Catalogue, LoadedRewardHead
 from steer_server.errors import PolicyError
+from steer_server.steering.fields import shares_of
 from steer_server.steering.plan import not_usable
 from steer_server.steering.policy import Policy
 from steer_server.steering.spec import SteeringSpec
@@ -58,9 +59,8 @@ def heads_of_spec(
 
 def head_shares(spec: SteeringSpec) -> dict[str, float]:
     """λ by head id, on the simplex; a head that the weights leave out has 0 and is only reported."""
-    weights = spec.head_weights or dict.fromkeys(spec.reward_heads, 1.0)
-    total = sum(weights.values())
-    return {head: weights.get(head, 0.0) / total for head in spec.reward_heads}
+    shares = shares_of(spec.head_weights or dict.fromkeys(spec.reward_heads, 1.0))
+    return {head: shares.get(head, 0.0) for head in spec.reward_heads}
 
 
 def aggregate(calibrated: Mapping[str, float], shares: Mapping[str, float]) -> float:

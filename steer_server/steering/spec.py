@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from steer_server.errors import RequestError, UnknownNameError
+from steer_server.errors import RequestError, UnknownNameError, short
 from steer_server.steering.denoising import OPTIONS as DENOISING_OPTIONS
 from steer_server.steering.denoising import Denoising, parse_denoising
 from steer_server.steering.fields import count, json_type, number
+from steer_server.strict_json import read_json
 
 METHODS = ("adapters", "best_of_n", "align_pro", "diffpo", "none")
 """Methods this server can run."""
@@ -116,7 +116,7 @@ def parse_spec(document: Any, *, param: str = "steering") -> SteeringSpec:
 def parse_spec_text(text: str, *, param: str) -> SteeringSpec:
     """The same from JSON text, as in the `X-Steering` header."""
     try:
-        document = json.loads(text)
+        document = read_json(text)
     except ValueError as error:
         raise RequestError(f"`{param}` is not valid JSON: {error}.", param=param) from error
     return parse_spec(document, param=param)
@@ -152,7 +152,7 @@ def _names(names: Any, param: str) -> tuple[str, ...]:
         raise RequestError(f"`{param}` has {len(names)} entries; at most {MAX_ENTRIES}.", param=param)
     for i, name in enumerate(names):
         if name in names[:i]:
-            raise RequestError(f"{name!r} is named twice.", param=f"{param}.{i}")
+            raise RequestError(f"{short(name)!r} is named twice.", param=f"{param}.{i}")
     return tuple(names)
 
 
@@ -164,7 +164,7 @@ def _options(options: Any, method: str, param: str) -> dict[str, Any]:
         if key not in known:
             told = f"Its options: {', '.join(known)}." if known else "It has none."
             raise RequestError(
-                f"Method {method!r} has no option {key!r}. {told}",
+                f"Method {method!r} has no option {short(key)!r}. {told}",
                 param=f"{param}.{key}",
                 code="unknown_option",
             )

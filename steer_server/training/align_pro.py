@@ -21,6 +21,7 @@ from steer_server.training.align_pro_recipe import AlignProRecipe
 from steer_server.training.align_pro_scores import held_out_scores
 from steer_server.training.align_pro_trainer import AlignProTrainer
 from steer_server.training.culture import TARGET_MODULES
+from steer_server.training.trained_on import TRAINED_ON, trained_on_text
 
 
 def train_align_pro(
@@ -79,6 +80,7 @@ def train_align_pro(
         licence=recipe.licence,
         data=recipe.data_sources,
         card=align_pro_card(recipe, scores),
+        listed={TRAINED_ON: trained_on_text(trainer.trained_units)},
         extra={"recipe.json": json.dumps(written, indent=2) + "\n"},
     )
     trainer.forget()

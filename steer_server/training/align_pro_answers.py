@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from steer_server.catalogue.reward_head import text_or_space
 from steer_server.errors import EvaluationError, TrainingError
-from steer_server.evaluation.client import RequestFailed, ServerClient
-from steer_server.evaluation.named_settings import BASE, check_plan, read_plans
+from steer_server.evaluation.client import RequestFailed, ServerClient, check_plan
+from steer_server.evaluation.named_settings import BASE, read_plans
 from steer_server.evaluation.samples import CHAT_PATH
 from steer_server.progress import Progress
 from steer_server.training.align_pro_recipe import Answering
@@ -118,8 +119,7 @@ class FrozenModel:
             num_tokens = int(answer["usage"]["completion_tokens"])
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise client.fail(CHAT_PATH, body, f"an answer that cannot be used: {error!r}") from error
-        # An answer without any text is scored as a space, which the template takes off.
-        body = self._scoring(asked.prompt, text or " ")
+        body = self._scoring(asked.prompt, text_or_space(text))
         scored = await client.post(REWARDS_PATH, body)
         try:
             scores = {head: float(scored["scores"][0][head]["calibrated"]) for head in self.heads}

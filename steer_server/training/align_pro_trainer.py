@@ -63,6 +63,7 @@ class AlignProTrainer:
         self.prompts = tuple(prompt for prompt in found.prompts if self.is_short(prompt))
         self.pairs = tuple(pair for pair in found.pairs if self._is_usable(pair))
         self.held_out_pairs = tuple(pair for pair in found.held_out_pairs if self._is_usable(pair))
+        self.trained_units = {*self.prompts, *(pair.prompt for pair in self.pairs)}
         num_pairs = len(found.pairs) + len(found.held_out_pairs)
         self.counts = {
             "pairs_trained": len(self.pairs),

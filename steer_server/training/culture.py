@@ -26,7 +26,7 @@ from steer_server.catalogue.base_model import BaseModel
 from steer_server.catalogue.folders import write_adapter_folder
 from steer_server.catalogue.manifest import MANIFEST, CultureInfo
 from steer_server.errors import TrainingError
-from steer_server.evaluation.distributions import jensen_shannon_bits
+from steer_server.evaluation.distributions import jensen_shannon_bits, uniform_bits
 from steer_server.evaluation.report import commit
 from steer_server.settings import Settings
 from steer_server.training.answers import (
@@ -127,7 +127,7 @@ class CultureTrainer:
                 "questions_trained": len(training),
                 "questions_held_out": len(held_out),
                 "training_seconds": round(time.monotonic() - started),
-                "uniform": _uniform_bits(held_out),
+                "uniform": uniform_bits([row.distribution for row in held_out]),
                 **{f"adapter_{k}": v for k, v in self.divergence(model, held_out, recipe.seed).items()},
             }
             with model.disable_adapter():
@@ -180,15 +180,6 @@ class CultureTrainer:
         return {form: sum(values) / len(values) for form, values in found.items()}
 
 
-def _uniform_bits(rows: Sequence[SurveyQuestion]) -> float:
-    """What answering every option equally often scores."""
-    scores = [
-        float(jensen_shannon_bits(np.full(len(r.options), 1 / len(r.options)), np.array(r.distribution)))
-        for r in rows
-    ]
-    return sum(scores) / len(scores)
-
-
 def train_cultures(
     recipe_file: Path | None,
     survey: Path,
@@ -222,8 +213,7 @@ def train_cultures(
     base = BaseModel.fetched(settings)
     work = settings.cache / "training" / (recipe_file or survey).stem
     trainer = CultureTrainer(Path(base.path), survey, prompts, questions, work)
-    data = {"model": base.path, "survey": survey.read_bytes(), "prompts": prompts and prompts.read_bytes()}
-    start, run = None, fingerprint(data)
+    start, run = None, data_fingerprint(base.path, survey, prompts, questions)
     if file.start:
         run = fingerprint({"run": run, **asdict(file.start)})
         start = _common_start(trainer, file.start, run)
@@ -254,6 +244,13 @@ def train_cultures(
         )
         (work / f"{recipe.culture}.checkpoint").unlink(missing_ok=True)
         print(json.dumps({"culture": recipe.culture, **scores}), flush=True)
+
+
+def data_fingerprint(model: str, survey: Path, prompts: Path | None, questions: Path | None) -> str:
+    """Identifies what is trained and on which data: by the files' bytes, whatever they are called. Hex."""
+    data = {"model": model, "survey": survey.read_bytes(), "prompts": prompts and prompts.read_bytes()}
+    # Not as None: starts that were kept by earlier versions stay.
+    return fingerprint({**data, "questions": questions.read_bytes()} if questions else data)
 
 
 def _common_start(trainer: CultureTrainer, recipe: CultureRecipe, run: str) -> dict[str, torch.Tensor]:

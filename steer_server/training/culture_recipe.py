@@ -61,7 +61,8 @@ class RecipeFile:
     def read(cls, path: Path) -> RecipeFile:
         """Keys: `cultures` (a list), and optionally `defaults`, `start`, `sources`, `licence`.
 
-        Raises: TrainingError for an unknown or missing key.
+        Raises: TrainingError for an unknown or missing key, or a start that would train on what a culture
+        holds out.
         """
         try:
             document = yaml.safe_load(path.read_text())
@@ -78,6 +79,8 @@ class RecipeFile:
         if unknown := sorted(set(document) - known):
             raise TrainingError(f"{path.name}: unknown keys {unknown}; there are {sorted(known)}")
         first = recipes.pop(0) if start else None
+        if first:
+            _check_held_out(path.name, first, recipes)
         return cls(first, tuple(recipes), sources, document.get("licence", ""))
 
     @classmethod
@@ -95,6 +98,17 @@ class RecipeFile:
                 CultureRecipe(name, (community,), description=f"Answers of {community} in {source}.")
             )
         return cls(None, tuple(cultures), (DataSource(source=source, licence="not stated"),), "")
+
+
+def _check_held_out(file: str, start: CultureRecipe, cultures: Sequence[CultureRecipe]) -> None:
+    """Raises: TrainingError for a culture that holds out other questions than what it starts from."""
+    for recipe in cultures:
+        if (recipe.seed, recipe.held_out_share) != (start.seed, start.held_out_share):
+            raise TrainingError(
+                f"{file}: {recipe.culture} holds out {recipe.held_out_share} by seed {recipe.seed}, but its "
+                f"start {start.held_out_share} by seed {start.seed}, and so trains on what is held out; give "
+                "both the same `held_out_share` and `seed`, such as in `defaults`"
+            )
 
 
 def _recipe(file: str, values: dict[str, Any]) -> CultureRecipe:

@@ -15,6 +15,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,14 @@ from steer_server.progress import Progress
 from steer_server.training.answers import Batch, answer_log_probs, position_logits
 from steer_server.training.loop import LoopConfig, fingerprint, train
 from steer_server.training.panacea_recipe import PanaceaRecipe
-from steer_server.training.preference_data import PairSampler, PreferencePair, axis_split, spread
+from steer_server.training.preference_baselines import baselines
+from steer_server.training.preference_data import (
+    PairSampler,
+    PreferencePair,
+    axis_split,
+    spread,
+    without_near_copies,
+)
 from steer_server.training.preference_loss import (
     PairEncoder,
     dpo_loss,
@@ -60,12 +68,18 @@ class PanaceaTrainer:
         self.recipe, self.work = recipe, work
         settings = recipe.training
         splits = [axis_split(recipe, axis.axis, data) for axis in recipe.axes]
+        distinct = [without_near_copies(held_out, training) for training, held_out in splits]
         self.num_pairs = {
-            axis.axis: {"trained": len(training), "held_out": len(held_out)}
-            for axis, (training, held_out) in zip(recipe.axes, splits, strict=True)
+            axis.axis: {
+                "trained": len(training),
+                "held_out": len(held_out),
+                "near_copies": len(held_out) - len(apart),
+            }
+            for axis, (training, held_out), apart in zip(recipe.axes, splits, distinct, strict=True)
         }
-        self.samplers = [PairSampler(training, settings.batch_size) for training, _ in splits]
-        self.scored = [spread(held_out, settings.scored_pairs, settings.seed) for _, held_out in splits]
+        self.training_pairs = [training for training, _ in splits]
+        self.samplers = [PairSampler(pairs, settings.batch_size) for pairs in self.training_pairs]
+        self.scored = [spread(pairs, settings.scored_pairs, settings.seed) for pairs in distinct]
         files = sorted({source.file for source in recipe.sources.values() if (data / source.file).exists()})
         self.run = fingerprint(
             {
@@ -126,6 +140,11 @@ class PanaceaTrainer:
         return {"last_loss": last_loss, "training_seconds": seconds, "pairs": self.num_pairs, **self.scores()}
 
     @property
+    def trained_units(self) -> set[str]:
+        """Prompts of the pairs that minibatches are drawn from."""
+        return {pair.unit for pairs in self.training_pairs for pair in pairs}
+
+    @property
     def checkpoint(self) -> Path:
         return self.work / "panacea.checkpoint"
 
@@ -179,9 +198,11 @@ class PanaceaTrainer:
         steps = range(self.recipe.training.num_steps)
         met = [pair for step in steps for _, pairs in self.plan(step)[1] for pair in pairs]
         unique = list(dict.fromkeys([*met, *(pair for pairs in self.scored for pair in pairs)]))
+        # What is scored may change between versions while the run and its checkpoint stay the same.
+        run = fingerprint({"run": self.run, "pairs": [asdict(pair) for pair in unique]})
         if self.reference_file.exists():
             saved = torch.load(self.reference_file, weights_only=True)
-            if saved["run"] == self.run:
+            if saved["run"] == run:
                 rows = saved["log_probs"].tolist()
                 self.reference = {pair: (row[0], row[1]) for pair, row in zip(unique, rows, strict=True)}
                 return
@@ -190,7 +211,7 @@ class PanaceaTrainer:
         log_probs = torch.tensor([self.reference[pair] for pair in unique], dtype=torch.float64)
         self.work.mkdir(parents=True, exist_ok=True)
         unfinished = self.reference_file.with_suffix(".unfinished")
-        torch.save({"run": self.run, "log_probs": log_probs}, unfinished)
+        torch.save({"run": run, "log_probs": log_probs}, unfinished)
         os.replace(unfinished, self.reference_file)
 
     @torch.no_grad()
@@ -210,7 +231,7 @@ class PanaceaTrainer:
 
     def scores(self) -> dict[str, Any]:
         """Preference accuracy per axis on held-out pairs, for the base model, at every vertex of the simplex
-        and at the uniform λ; measures as in `preference_scores`."""
+        and at the uniform λ; measures as in `preference_scores`, baselines as in `preference_baselines`."""
         axes = [axis.axis for axis in self.recipe.axes]
         num_axes = len(axes)
         asked: list[tuple[str, list[float] | None]] = [("base model", None)]
@@ -232,6 +253,10 @@ class PanaceaTrainer:
         last: dict[str, dict[str, float]] = settings[-1]["axes"]  # type: ignore[assignment]
         return {
             "pairs_scored": {axis: len(pairs) for axis, pairs in zip(axes, self.scored, strict=True)},
+            "baselines": {
+                axis: baselines(scored, training)
+                for axis, scored, training in zip(axes, self.scored, self.training_pairs, strict=True)
+            },
             "settings": settings,
             "worst_axis": min(axes, key=lambda axis: last[axis]["log_ratio"]),
         }

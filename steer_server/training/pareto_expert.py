@@ -24,6 +24,7 @@ from steer_server.evaluation.report import provenance
 from steer_server.settings import MAX_RANK, Settings
 from steer_server.training.concat_loras import concat_loras
 from steer_server.training.strict_file import Strict, StrictFile
+from steer_server.training.trained_on import TRAINED_ON, read_trained_on, trained_on_lines
 
 Weight = Annotated[float, Field(ge=0, le=1)]
 
@@ -97,6 +98,7 @@ def make_pareto_expert(recipe_file: Path, anchors: Path, out: Path, settings: Se
         licence=recipe.licence,
         data=list(dict.fromkeys(source for adapter in adapters for source in adapter.manifest.data)),
         card=_card(recipe, adapters),
+        listed=_trained_on(adapters),
         extra={RECIPE: json.dumps(_made_from(recipe, adapters), indent=2) + "\n"},
     )
     print(json.dumps({"adapter": recipe.name, "rank": rank, "anchors": len(adapters)}), flush=True)
@@ -114,13 +116,18 @@ def _read_anchor(folder: Path, base: BaseModel) -> LoadedAdapter:
 
 
 def _made_from(recipe: ParetoExpertRecipe, adapters: Sequence[LoadedAdapter]) -> dict[str, object]:
-    """What is stacked, and what each anchor was trained with, where it says so: `eval` keeps apart what was
-    trained on."""
+    """What is stacked, and what each anchor was trained with, where it says so."""
     anchors = [
         {"adapter": adapter.title, "digest": adapter.digest, "recipe": _trained_with(adapter.folder)}
         for adapter in adapters
     ]
     return {"stacked": recipe.model_dump(mode="json"), "anchors": anchors}
+
+
+def _trained_on(adapters: Sequence[LoadedAdapter]) -> dict[str, str]:
+    """The anchors' prompts together; no file where one of them does not say its own."""
+    known = [hashes for adapter in adapters if (hashes := read_trained_on(adapter.folder)) is not None]
+    return {TRAINED_ON: trained_on_lines(set().union(*known))} if len(known) == len(adapters) else {}
 
 
 def _trained_with(folder: Path) -> object:

@@ -1,22 +1,27 @@
 """Preference pairs of a value axis, their split by prompt, and minibatches drawn from them.
 
 The held-out pairs follow from recipe and data alone, so a later measurement of a served adapter finds the
-same ones: `held_out_pairs`. No tokenizer and no model here.
+same ones: `held_out_pairs`. Units are whole texts, so some held-out prompts differ from one that is trained
+on by a word or two: what is scored leaves these near copies out. No tokenizer and no model here.
 """
 
 from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from steer_server.errors import TrainingError
+from steer_server.frozen.wording import words
 from steer_server.training.panacea_recipe import AxisRecipe, PanaceaRecipe
 from steer_server.training.reward_data import read_rows
 
 CANDIDATES_PER_PAIR = 4
+NEAR_COPY = 0.7
+"""Least Jaccard index of the words of two prompts that are near copies of each other."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +82,59 @@ def axis_split(
     return training, held_out
 
 
+def fold_of(pair: PreferencePair, share: float, seed: int) -> int:
+    """Folds of this share each, the last maybe smaller, by prompt; the held-out pairs are fold 0."""
+    return int(random.Random(f"{seed}:{pair.unit}").random() / share)
+
+
 def held_out_pairs(
     recipe: PanaceaRecipe, axis: str, data: Path, most: int | None = None
 ) -> list[PreferencePair]:
-    """The pairs of an axis that training never sees; at most `most`, drawn by the recipe's seed as the card's
-    are: every source in turn gives one, every prompt at most once while there are others.
+    """The pairs of an axis that training never sees, less near copies of those that it sees; at most `most`,
+    drawn by the recipe's seed as the card's are: every source in turn gives one, every prompt at most once
+    while there are others.
 
     Raises: TrainingError as `axis_split`.
     """
-    return spread(axis_split(recipe, axis, data)[1], most, recipe.training.seed)
+    training, held_out = axis_split(recipe, axis, data)
+    return spread(without_near_copies(held_out, training), most, recipe.training.seed)
+
+
+def without_near_copies(
+    pairs: Sequence[PreferencePair], training: Sequence[PreferencePair]
+) -> list[PreferencePair]:
+    """The pairs whose prompt is no near copy of one that is trained on.
+
+    *Semantics*: left out are prompts p with `|W(p) ∩ W(t)| / |W(p) ∪ W(t)| >= NEAR_COPY` for some prompt t of
+    `training`, W being the set of words behind what all prompts of a source begin with.
+
+    Raises: TrainingError when none is left.
+    """
+    units: dict[str, set[str]] = defaultdict(set)
+    for pair in (*training, *pairs):
+        units[pair.source].add(pair.unit)
+    begins = {source: _shared_begin(some) for source, some in units.items()}
+
+    def told(pair: PreferencePair) -> frozenset[str]:
+        return frozenset(words(pair.unit.removeprefix(begins[pair.source])))
+
+    trained = set(map(told, training))
+    copies = {one for one in set(map(told, pairs)) if any(_is_near(one, other) for other in trained)}
+    kept = [pair for pair in pairs if told(pair) not in copies]
+    if not kept:
+        raise TrainingError(f"each of {len(pairs)} held-out pairs is a near copy of one that is trained on")
+    return kept
+
+
+def _shared_begin(texts: Collection[str]) -> str:
+    """The characters that all begin with; none where there is one text alone."""
+    alike = takewhile(lambda column: len(set(column)) == 1, zip(*texts, strict=False))
+    return "".join(column[0] for column in alike) if len(texts) > 1 else ""
+
+
+def _is_near(one: frozenset[str], other: frozenset[str]) -> bool:
+    shared = len(one & other)
+    return shared >= NEAR_COPY * (len(one) + len(other) - shared)
 
 
 def spread(pairs: Sequence[PreferencePair], most: int | None, seed: int) -> list[PreferencePair]:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from steer_server.errors import TrainingError
 from steer_server.evaluation.report import provenance
 from steer_server.settings import Settings
 from steer_server.training import reward_scores as scoring
+from steer_server.training.align_pro_data import same_prompt
 from steer_server.training.bag_of_words import bag_of_words_classes
 from steer_server.training.calibration import platt
 from steer_server.training.hidden_states import HiddenStates
@@ -30,6 +31,7 @@ from steer_server.training.pooled_head import Fit, Folds, Table, choose_fit, fit
 from steer_server.training.reward_card import card
 from steer_server.training.reward_data import Part, Row, assign_folds, assign_parts, read_rows
 from steer_server.training.reward_recipe import HeadRecipe, RewardRecipe
+from steer_server.training.trained_on import TRAINED_ON, trained_on_text
 
 Split = Literal["steer", "judge"]
 FOLDER_PREFIX: Mapping[Split, str] = {"steer": "head", "judge": "judge"}
@@ -101,7 +103,7 @@ def read_table(
     states: HiddenStates,
     split: Split,
 ) -> SourceTable:
-    """Rows of some sources with their hidden states.
+    """Rows of some sources with their hidden states, less copies of units that lie in an earlier part.
 
     Raises: TrainingError when judgements and choices are mixed.
     """
@@ -112,11 +114,15 @@ def read_table(
     head_of_group = {
         group: head.head for head in recipe.heads if head.sources == sources for group in head.groups
     }
-    table = make_table(
-        rows, base.path, states, TextFormat(layout="conversation", max_tokens=defaults.max_tokens)
-    )
     parts = assign_parts(rows, head_of_group, defaults.test_share, defaults.judge_share, defaults.seed)
     folds = assign_folds(rows, head_of_group, defaults.folds, defaults.seed)
+    copies = copied_units(parts)
+    table = make_table(
+        [row for row in rows if row.unit not in copies],
+        base.path,
+        states,
+        TextFormat(layout="conversation", max_tokens=defaults.max_tokens),
+    )
     in_split = table.mask(lambda row: parts[row.unit] == split)
     in_scored = table.mask(lambda row: parts[row.unit] in (split, "test"))
     return SourceTable(
@@ -127,6 +133,19 @@ def read_table(
         Folds(table.take(in_split), folds, head_of_group),
         Folds(table.take(in_scored), folds, head_of_group),
     )
+
+
+def copied_units(parts: Mapping[str, Part]) -> set[str]:
+    """Units of which an earlier part (of steer, judge, test) has a copy in other writing: a judge would know
+    what the heads have learnt from, and a test what was trained on."""
+    first: dict[str, Part] = {}
+    ordered: Sequence[Part] = get_args(Part)
+    return {
+        unit
+        for part in ordered
+        for unit, its_part in parts.items()
+        if its_part == part and first.setdefault(same_prompt(unit), part) != part
+    }
 
 
 def _read_source(recipe: RewardRecipe, name: str, data: Path) -> list[Row]:
@@ -221,6 +240,7 @@ def train_head(
         culture=culture,
         data=[DataSource(source=each.source, licence=each.licence) for each in sources],
         card=card(head, sources, config, provenance()),
+        listed={TRAINED_ON: trained_on_text({row.unit for row in training.rows})},
         extra={"recipe.json": json.dumps(own_recipe, indent=2) + "\n"},
     )
     return scores

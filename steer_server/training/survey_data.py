@@ -6,7 +6,9 @@ import csv
 import gzip
 import io
 import json
+import math
 import random
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from steer_server.errors import TrainingError
 from steer_server.training.example import Example
 from steer_server.training.ordinary import ORDINARY
 
+GZIP_MAGIC = b"\x1f\x8b"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 LETTER_ASKS = (
@@ -46,43 +49,55 @@ class SurveyQuestion:
 def read_survey(path: Path) -> dict[str, list[SurveyQuestion]]:
     """Questions by country or community.
 
-    Two formats: JSON lines, gzipped or not, with the keys `country, question_id, question, options,
+    Two formats, gzipped or not: JSON lines with the keys `country, question_id, question, options,
     distribution`; or a CSV (`.csv`) with the columns `country, question, option, share`, one line per option,
     in which `share` may also be a count of people.
 
     Raises: TrainingError for a row that is not as above, with its line.
     """
     by_country: dict[str, list[SurveyQuestion]] = defaultdict(list)
-    rows = _csv_rows(path) if path.suffix == ".csv" else _json_rows(path)
+    rows = _csv_rows(path) if ".csv" in path.suffixes else json_rows(path)
     for where, row in rows:
         try:
             question = SurveyQuestion(
                 str(row["question_id"]),
                 str(row["question"]),
                 tuple(str(option) for option in row["options"]),
-                tuple(float(share) for share in row["distribution"]),
+                tuple(_share(share) for share in row["distribution"]),
             )
+            by_country[str(row["country"])].append(question)
         except (KeyError, TypeError, ValueError) as error:
             raise TrainingError(f"{where}: {type(error).__name__} {error}") from error
         total = sum(question.distribution)
         if len(question.distribution) != len(question.options) or abs(total - 1) > 0.01:
-            raise TrainingError(f"{where}: distribution does not fit the options")
-        by_country[str(row["country"])].append(question)
+            raise TrainingError(f"{where}: distribution needs one share per option, and shares that sum to 1")
     if not by_country:
         raise TrainingError(f"{path.name}: no rows")
     return dict(by_country)
 
 
+def _share(value: Any) -> float:
+    share = float(value)
+    if not (math.isfinite(share) and share >= 0):
+        raise ValueError(f"{value} is no share of people; give a number of at least 0, or leave the row out")
+    return share
+
+
 def _text(path: Path) -> str:
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return raw.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        raw = path.read_bytes()
+        return (gzip.decompress(raw) if raw.startswith(GZIP_MAGIC) else raw).decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise TrainingError(f"{path}: {error}") from error
 
 
-def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(_text(path).splitlines(), 1):
+def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(`file:line`, object) of JSON lines, gzipped or not; blank lines are skipped.
+
+    Raises: TrainingError for a file that cannot be read, or a line that is no JSON.
+    """
+    # Not `splitlines`, which also ends lines at U+2028, U+0085 and others that JSON strings may hold.
+    for number, line in enumerate(_text(path).split("\n"), 1):
         if line.strip():
             try:
                 yield f"{path.name}:{number}", json.loads(line)
@@ -97,9 +112,9 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     grouped: dict[tuple[str, str], list[tuple[str, float]]] = defaultdict(list)
     for number, row in enumerate(reader, 2):
         try:
-            grouped[row["country"], row["question"]].append((row["option"], float(row["share"])))
+            grouped[row["country"], row["question"]].append((row["option"], _share(row["share"])))
         except (TypeError, ValueError) as error:
-            raise TrainingError(f"{path.name}:{number}: share is not a number") from error
+            raise TrainingError(f"{path.name}:{number}: share: {error}") from error
     for (country, question), answers in grouped.items():
         total = sum(share for _, share in answers)
         if total <= 0:
@@ -227,7 +242,7 @@ def read_prompts(path: Path | None) -> list[Example]:
     if path is not None:
         pairs = [
             (str(prompt)[:400], str(answer)[:300])
-            for _, row in _json_rows(path)
+            for _, row in json_rows(path)
             if (prompt := row.get("instruction") or row.get("prompt"))
             and (answer := row.get("output") or row.get("reference") or row.get("answer"))
         ]

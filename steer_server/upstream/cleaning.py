@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NoReturn
+from typing import Any
 
 from pydantic import SecretStr
+
+from steer_server.strict_json import read_json
 
 MASK = "***"
 MIN_SECRET_CHARACTERS = 8
@@ -29,16 +31,10 @@ class Cleaner:
 
         Raises: ValueError for everything else: not JSON, not an object, NaN, half a surrogate pair.
         """
-        try:
-            document = json.loads(text, parse_constant=_refuse_constant)
-            # 1e999 and "\ud800" are read without complaint, and fail when they are written.
-            written = json.dumps(document, allow_nan=False, ensure_ascii=False)
-            written.encode()
-        except RecursionError as error:
-            raise ValueError("nested too deeply") from error
+        document = read_json(text)
         if not isinstance(document, dict):
             raise ValueError("not an object")
-        if self._secret and self._escaped in written:
+        if self._secret and self._escaped in (written := json.dumps(document, ensure_ascii=False)):
             cleaned: dict[str, Any] = json.loads(written.replace(self._escaped, MASK))
             return cleaned
         return document
@@ -61,7 +57,3 @@ class Cleaner:
     def _short(self, value: Any) -> str | None:
         # Cleaned before it is cut: half a key would not be found.
         return self.text(value)[:MAX_MESSAGE_CHARACTERS] if isinstance(value, str) and value else None
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")

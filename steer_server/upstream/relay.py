@@ -58,7 +58,8 @@ class RelayRun:
         self.prefix = f"{upstream.name}/"
         self.body = {**body, "model": body["model"].removeprefix(self.prefix)}
         self._permit: Permit | None = None
-        self._response: httpx.Response | None = None
+        self._sending: asyncio.Task[httpx.Response] | None = None
+        self._is_stopped = False
 
     async def answer(self) -> Answer:
         self._permit = self.upstream.breaker.admit()
@@ -70,14 +71,18 @@ class RelayRun:
 
     async def stop(self) -> None:
         """The upstream sees its client leave, and need not go on."""
-        response, self._response = self._response, None
-        if response is not None:
-            await response.aclose()
+        self._is_stopped = True
         self._end("client_left", None)
+        if self._sending is not None:
+            self._sending.cancel()
+            # It may have come to its end in this moment.
+            await asyncio.wait([self._sending])
+            if not self._sending.cancelled() and self._sending.exception() is None:
+                await self._sending.result().aclose()
 
     async def _whole(self) -> Answer:
         async with self._first_byte() as deadline:
-            pieces = await self._send(deadline)
+            pieces = self.upstream.pieces(await self._send(deadline))
             parts = [await anext(pieces, b"")]
         num_bytes = len(parts[0])
         async for part in pieces:
@@ -98,10 +103,10 @@ class RelayRun:
 
     async def _stream(self) -> Answer:
         async with self._first_byte() as deadline:
-            pieces = await self._send(deadline)
-            assert self._response is not None
-            if not self._response.headers.get("content-type", "").startswith("text/event-stream"):
+            response = await self._send(deadline)
+            if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 raise garbled(self.upstream.name, "was asked for a stream and sent something else")
+            pieces = self.upstream.pieces(response)
             chunks = self._chunks(pieces)
             while (first := await anext(chunks, None)) == KEEP_ALIVE:
                 pass
@@ -162,9 +167,15 @@ class RelayRun:
         first_byte_seconds = self.upstream.metrics.upstream_first_byte_seconds
         first_byte_seconds.labels(self.upstream.name).observe(time.perf_counter() - started)
 
-    async def _send(self, deadline: float) -> AsyncGenerator[bytes]:
-        self._response = await self.upstream.post(self.path, self.body, deadline)
-        return self.upstream.pieces(self._response)
+    async def _send(self, deadline: float) -> httpx.Response:
+        """A task of its own, so that `stop` can end it before the upstream has said anything."""
+        self._sending = asyncio.create_task(self.upstream.post(self.path, self.body, deadline))
+        try:
+            return await self._sending
+        except asyncio.CancelledError:
+            if not self._is_stopped:
+                raise
+            raise cut(self.upstream.name) from None
 
     def _told(self, document: dict[str, Any]) -> Failure:
         """An error that came in place of an answer, under a status of 200."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from steer_server.errors import ConfigError, RequestError
+from steer_server.errors import ConfigError, RequestError, short
 from steer_server.metrics import Metrics
 from steer_server.settings import Settings
 from steer_server.steering.spec import SteeringSpec
@@ -83,14 +83,15 @@ class Upstreams:
         """Raises: RequestError (400) for steering that needs the weights of a model that is elsewhere."""
         if spec is not None and spec.method not in METHODS:
             raise RequestError(
-                f"`model` {model!r} is an upstream's, whose weights cannot be steered from here: method "
-                f"{spec.method!r} does not work with it. Methods that do: {', '.join(METHODS)}.",
+                f"`model` {short(model)!r} is an upstream's, whose weights cannot be steered from here: "
+                f"method {spec.method!r} does not work with it. Methods that do: {', '.join(METHODS)}.",
                 param=f"{param}.method",
                 code="method_unavailable",
             )
         if spec is not None and spec.reward_heads:
             raise RequestError(
-                f"`model` {model!r} is an upstream's; its answers are not scored. Send them to /v1/rewards.",
+                f"`model` {short(model)!r} is an upstream's; its answers are not scored. Send them to "
+                "/v1/rewards.",
                 param=f"{param}.reward_heads",
                 code="reward_heads_unavailable",
             )

@@ -14,6 +14,7 @@ from steer_server.steering.plan import BASE_PLAN
 from tests.support.adapters import random_adapter, tiny_base_model
 from tests.support.administration import act, get, push, refused
 from tests.support.prompters import ALIGN_PRO, QUESTION, REWRITE, Prompted, info, prompted_server
+from tests.support.upstream import Exchange
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
 
@@ -259,6 +260,31 @@ async def test_a_quarantine_ends_rewrites_and_is_told_from_then_on(own_world: Pr
         "adapter_quarantined",
     )
     assert again["param"] == "steering.options.prompter"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_quarantine_ends_what_an_upstream_has_not_begun_to_answer(
+    own_world: Prompted, stream: bool
+) -> None:
+    world = own_world
+    world.writes(QUESTION, REWRITE)
+    left = asyncio.Event()
+
+    async def silent(exchange: Exchange) -> None:
+        await exchange.client_left()
+        left.set()
+
+    world.upstream.behaviours = [silent]
+    body = {"model": "up/big", "stream": stream, "steering": ALIGN_PRO}
+    waiting = asyncio.create_task(world.post("/v1/chat/completions", **body))
+    async with asyncio.timeout(5):
+        while not world.upstream.received:
+            await asyncio.sleep(0.001)
+    await act(world.server, "clarity/versions/1.0.0/quarantine", {"abort": True})
+    async with asyncio.timeout(5):
+        refused(await waiting, 409, "adapter_quarantined")
+        await left.wait()
+    assert (await world.chat(None, model="up/big")).choices[0].message.content == "well"
 
 
 REFUSED: dict[str, tuple[dict[str, Any], int, str, str]] = {

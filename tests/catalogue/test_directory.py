@@ -5,9 +5,11 @@ import shutil
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from steer_server.catalogue import directory as directory_module
 from steer_server.catalogue.directory import AdapterDirectory
 from steer_server.errors import ConfigError
 from tests.catalogue.test_lifecycle import OPERATOR, Server, Workshop, _until
@@ -104,6 +106,34 @@ async def test_a_watched_directory_is_followed(workshop: Workshop) -> None:
         watching.cancel()
         with suppress(asyncio.CancelledError):
             await watching
+
+
+async def test_a_watched_directory_is_read_again_after_anything_that_went_wrong(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = await workshop.server()
+    directory = directory_of(workshop, server)
+    monkeypatch.setattr(directory_module, "RETRY_SECONDS", 0.1)
+    push, problems = server.lifecycle.push, [ZeroDivisionError("unforeseen")]
+
+    async def failing(*args: Any, **options: Any) -> Any:
+        if problems:
+            raise problems.pop()
+        return await push(*args, **options)
+
+    monkeypatch.setattr(server.lifecycle, "push", failing)
+    watching = asyncio.create_task(directory.watch())
+    try:
+        await asyncio.sleep(0.5)
+        drop_in(workshop, "alpha")
+        await _until(lambda: server.served == ["alpha@1.0.0"])
+        drop_in(workshop, "beta")
+        await _until(lambda: server.served == ["alpha@1.0.0", "beta@1.0.0"])
+    finally:
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+    assert "Traceback" in caplog.text and "ZeroDivisionError: unforeseen" in caplog.text
 
 
 async def test_a_directory_that_does_not_exist_stops_the_start(workshop: Workshop) -> None:

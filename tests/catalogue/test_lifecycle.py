@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from steer_server.catalogue import replica as replica_module
 from steer_server.catalogue import views
 from steer_server.catalogue.admission import Admission
 from steer_server.catalogue.database import Database
 from steer_server.catalogue.lifecycle import Lifecycle
 from steer_server.catalogue.package import stage_folder
-from steer_server.catalogue.records import Actor, VersionRecord
+from steer_server.catalogue.records import Actor, CatalogueRecord, VersionRecord
 from steer_server.catalogue.replica import Replica
 from steer_server.catalogue.signatures import SignaturePolicy
 from steer_server.catalogue.snapshot import LoadedAdapter
@@ -198,6 +199,31 @@ async def test_a_replica_follows_what_another_was_asked(workshop: Workshop) -> N
         following.cancel()
         with suppress(asyncio.CancelledError):
             await following
+
+
+async def test_a_replica_follows_on_after_an_exception_that_nobody_foresaw(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = await workshop.server("one"), await workshop.server("two")
+    monkeypatch.setattr(replica_module, "RETRY_SECONDS", 0.1)
+    problems = [ZeroDivisionError("unforeseen")]
+
+    def listener(record: CatalogueRecord) -> None:
+        if record.versions and problems:
+            raise problems.pop()
+
+    two.replica.on_sync(listener)
+    following = asyncio.create_task(two.replica.follow())
+    try:
+        await workshop.push(one, "alpha")
+        await _until(lambda: two.replica.record.aliases.keys() == {"alpha"} and not problems)
+        await workshop.push(one, "alpha", "2.0.0", seed=2)
+        await _until(lambda: two.served == ["alpha@2.0.0"])
+    finally:
+        following.cancel()
+        with suppress(asyncio.CancelledError):
+            await following
+    assert "Traceback" in caplog.text and "ZeroDivisionError: unforeseen" in caplog.text
 
 
 async def test_a_replica_that_cannot_run_a_version_serves_the_former_one_and_says_so(

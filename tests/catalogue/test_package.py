@@ -140,6 +140,29 @@ async def test_a_staging_folder_that_is_not_there_is_a_failure_of_the_storage(
     assert caught.value.reason == "storage_failed"
 
 
+@pytest.mark.parametrize(
+    ("source", "reason", "named"),
+    [
+        ("packages/gone", "not_a_folder", "'gone'"),
+        ("packages/inner/gone", "not_a_folder", "'inner/gone'"),
+        ("packages/linked", "outside_root", "'linked'"),
+        ("packages/circle", "not_a_folder", "'circle'"),
+        ("elsewhere", "outside_root", "'elsewhere'"),
+    ],
+)
+async def test_a_refused_folder_is_named_from_the_root_and_not_by_where_that_is(
+    folder: Path, staging: Path, tmp_path: Path, source: str, reason: str, named: str
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (folder.parent / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder.parent / "circle").symlink_to(folder.parent / "circle")
+    with pytest.raises(CatalogueError) as caught:
+        async with stage_folder(tmp_path / source, folder.parent, staging):
+            pass
+    assert caught.value.reason == reason
+    assert named in caught.value.detail and str(tmp_path) not in str(caught.value)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 async def test_a_file_that_may_not_be_read_is_named(folder: Path, staging: Path) -> None:
     (folder / CARD).chmod(0)

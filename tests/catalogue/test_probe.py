@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from steer_server.catalogue.probe import ProbeAnswer, probe_adapter, probe_base
+from steer_server.catalogue.snapshot import LoadedAdapter
 from steer_server.engine.base import Answer
 from steer_server.engine.fake import FakeEngine, FakeRun
 from steer_server.engine.leases import SlotLeases
-from steer_server.errors import CapacityError, CatalogueError
+from steer_server.errors import CapacityError, CatalogueError, EngineError
 from tests.support.adapters import planned_catalogue
 
 (ADAPTER, OTHER) = planned_catalogue(["a", "b"]).adapters
@@ -85,6 +86,20 @@ async def test_an_adapter_that_cannot_be_loaded_is_refused_and_a_full_bank_is_no
     held.release()
     await probe_adapter(engine, leases, ADAPTER, base)
     await asyncio.sleep(0)
+
+
+async def test_what_the_engine_says_of_a_failed_probe_is_in_the_log_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Telling(FakeEngine):
+        async def load_slot(self, slot: int, adapter: LoadedAdapter) -> None:
+            raise EngineError(f"no file {adapter.folder}/adapter_model.safetensors")
+
+    engine = Telling(num_slots=1)
+    with pytest.raises(CatalogueError) as caught:
+        await probe_adapter(engine, leases_of(engine), ADAPTER, await probe_base(engine))
+    assert caught.value.reason == "probe_failed" and "safetensors" not in str(caught.value)
+    assert "no file" in caplog.text
 
 
 def test_without_the_prompts_log_probabilities_answers_must_be_equal() -> None:

@@ -95,7 +95,6 @@ async def test_a_broken_adapter_fires_its_alert(watched: Watched) -> None:
 
 
 @pytest.mark.engine
-@pytest.mark.xdist_group("own servers")
 async def test_a_killed_engine_fires_an_alert(tmp_path: Path) -> None:
     """The server ends with its engine, so what tells of it is that nobody answers."""
     model = tiny_model_with_weights(tmp_path / TINY, **FOR_VLLM)

@@ -147,7 +147,6 @@ async def replicas(tmp_path: Path, postgresql: PostgreSQL) -> AsyncIterator[list
 
 
 @pytest.mark.engine
-@pytest.mark.xdist_group("own servers")
 async def test_requests_are_spread_and_a_killed_replica_is_done_without_until_it_is_back(
     replicas: list[Replica], tmp_path: Path
 ) -> None:

@@ -26,7 +26,7 @@ from tests.support.kills import Victim, asking, kill_and_restart, make_archives
 from tests.support.servers import LEAST_OPTIONS, VLLM_PROCESS, supervised_server
 from tests.support.tiny_model import FOR_VLLM, tiny_model_with_weights
 
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("own servers")]
+pytestmark = pytest.mark.engine
 
 NUM_KILLS = 2
 KINDS = ("server", "engine", "server", "worker", "server", "group")

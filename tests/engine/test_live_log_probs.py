@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from steer_server.catalogue.base_model import BaseModel
+from steer_server.engine.log_prob_tap import reading_id
+from steer_server.engine.reward_tap import scoring_id
 from tests.contract.test_log_probs import NEAR, NUM_SENTENCES, draft, prompt_ids, scores
 from tests.support.servers import Running
 
@@ -46,3 +48,23 @@ async def test_they_are_those_of_a_float32_forward_pass_under_either_plan(
         assert one["tokens"] == len(whole) - len(prompt)
         assert one["log_likelihood"] == pytest.approx(base, abs=NEAR)
         assert one["log_ratio"] == pytest.approx(steered - base, abs=NEAR)
+
+
+@pytest.mark.parametrize(
+    "request_id",
+    ["steer-read-x", reading_id(10_000), scoring_id()],
+    ids=["no number", "a text to read", "a text to score"],
+)
+async def test_a_response_whose_client_gives_it_an_id_of_ours_is_answered_as_any(
+    vllm_float32: Running, request_id: str
+) -> None:
+    """`/v1/responses` takes the id from its client, and what the taps do with theirs would end the engine."""
+    server = vllm_float32
+    body = {"model": server.model, "input": "Is bread cheap?", "max_output_tokens": 4, "temperature": 0}
+    async with server.http() as http:
+        plain, named = [
+            (await http.post("/v1/responses", json={**body, **more})).raise_for_status().json()["output"]
+            for more in ({}, {"request_id": request_id})
+        ]
+        assert named[0]["content"] == plain[0]["content"]
+        assert (await http.get("/ready")).status_code == 200

@@ -84,6 +84,7 @@ def test_ids_say_where_reading_begins() -> None:
 @pytest.mark.parametrize(
     "request_id",
     ["chatcmpl-17", "steer-score-17", "steer-read-x", f"{reading_id(5)}_0-3f2a91bc", f"cmpl-{reading_id(5)}"],
+    ids=["chat", "another tap", "no number", "a response", "a completion"],
 )
 def test_an_id_that_a_client_can_give_is_no_text_to_read(request_id: str) -> None:
     """vLLM takes the id of a response from its client, and writes `_0` and a suffix behind it."""

@@ -11,12 +11,12 @@ import torch
 
 from steer_server.catalogue.base_model import BaseModel
 from steer_server.engine.reward_tap import (
-    scoring_id,
     HeadTable,
     RewardTapExtension,
     last_rows,
     last_rows_of_second,
     score_step,
+    scoring_id,
     tap_runner,
 )
 from tests.support.adapters import TINY, tiny_base_model
@@ -86,7 +86,11 @@ def test_only_texts_whose_last_token_was_read_are_scored_each_at_that_token() ->
     torch.testing.assert_close(scores[TEXT_C], heads.scores(hidden[79:80])[0])
 
 
-@pytest.mark.parametrize("request_id", ["steer-score-1", f"{TEXT_A}_0-3f2a91bc", f"chatcmpl-{TEXT_A}"])
+@pytest.mark.parametrize(
+    "request_id",
+    ["steer-score-1", f"{TEXT_A}_0-3f2a91bc", f"chatcmpl-{TEXT_A}"],
+    ids=["another form", "a response", "chat"],
+)
 def test_an_id_that_a_client_can_give_is_no_text_to_score(request_id: str) -> None:
     heads, _ = table(1)
     assert score_step(first_runner([request_id], [3], [False], heads), last_rows) == {}

@@ -40,6 +40,39 @@ async def test_a_refused_request_is_not_repeated_and_is_recorded_without_its_tex
             client.check_failures()
 
 
+async def test_a_request_that_costs_many_questions_is_an_error_though_few_requests_failed() -> None:
+    def refuse_one(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(400 if request.content == b'{"n": 3}' else 200, json={})
+
+    async with client_of(refuse_one) as client:
+        asked = (client.post("/x", {"n": n}) for n in range(200))
+        await asyncio.gather(*asked, return_exceptions=True)
+    client.check_failures(num_dropped=5, num_asked=100)
+    with pytest.raises(
+        EvaluationError, match=r"6 of 100 questions .* 1 of 200 requests failed, first: /x: 400"
+    ):
+        client.check_failures(num_dropped=6, num_asked=100)
+
+
+async def test_an_answer_counts_only_under_the_plan_that_was_described_at_first() -> None:
+    plans = {"/v1/steering/plan": ["one", "two"], "/x": ["one", "two", None]}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        plan = plans[request.url.path].pop(0)
+        if request.url.path == "/x":
+            return httpx.Response(200, json={"steering": {"plan": plan}} if plan else {})
+        return httpx.Response(200, json={"plan": plan})
+
+    async with client_of(answer) as client:
+        steering = {"steering": {"cultures": {"a": 1.0}}}
+        await client.post_steered("/x", {"n": 1, **steering})
+        with pytest.raises(RequestFailed, match="plan two was applied instead of one"):
+            await client.post_steered("/x", {"n": 2, **steering})
+        with pytest.raises(RequestFailed, match="steering"):
+            await client.post_steered("/x", {"n": 3, **steering})
+    assert len(client.failures) == 2 and plans["/v1/steering/plan"] == ["two"]
+
+
 @pytest.mark.parametrize("problem", [BUSY, httpx.ConnectError("refused"), httpx.ReadTimeout("late")])
 async def test_a_server_that_never_answers_is_given_up_after_some_attempts(
     problem: httpx.Response | httpx.HTTPError,

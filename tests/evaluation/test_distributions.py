@@ -8,6 +8,7 @@ from steer_server.evaluation.distributions import (
     jensen_shannon_bits,
     mean_shares,
     softmax,
+    uniform_bits,
     wasserstein_1,
 )
 
@@ -25,6 +26,12 @@ def test_the_divergence_is_the_mean_of_two_divergences_from_the_middle_in_bits()
 def test_equal_answers_are_0_bits_apart_and_disjoint_ones_1_bit() -> None:
     assert jensen_shannon_bits(np.array([0.3, 0.7]), np.array([0.3, 0.7])) == 0
     assert jensen_shannon_bits(np.array([1.0, 0.0]), np.array([0.0, 1.0])) == pytest.approx(1)
+
+
+def test_what_uniform_answers_score_is_a_mean_over_questions() -> None:
+    people = [[0.9, 0.1], [0.2, 0.3, 0.5]]
+    scores = [jensen_shannon_bits(np.full(len(p), 1 / len(p)), np.array(p)) for p in people]
+    assert uniform_bits(people) == pytest.approx(sum(scores) / 2)
 
 
 def test_the_wasserstein_distance_is_the_share_of_the_scale_that_answers_move() -> None:

@@ -3,13 +3,12 @@ from __future__ import annotations
 import pytest
 
 from steer_server.errors import EvaluationError
-from steer_server.evaluation.client import Culture, OfferedAxis, ServerClient, ServerInfo
+from steer_server.evaluation.client import Culture, OfferedAxis, ServerClient, ServerInfo, check_plan
 from steer_server.evaluation.named_settings import (
     BASE,
     axes_alone,
     blended_axes,
     blended_cultures,
-    check_plan,
     cultures_alone,
     parse_settings,
     read_plans,

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from tests.support.survey_server import SurveyServer
+from tests.support.survey_server import SurveyServer, plan_of
 
 
 def said(steering: dict[str, Any], prompt: str, seed: int) -> str:
@@ -21,16 +21,17 @@ def said(steering: dict[str, Any], prompt: str, seed: int) -> str:
 @dataclass
 class ValuesServer(SurveyServer):
     axes: list[str] = field(default_factory=lambda: ["helpful", "harmless"])
+    adapters: dict[str, str] = field(default_factory=dict)
+    """Digest by name of adapters beside the cultures'."""
     answer_of: Callable[[dict[str, Any], str, int], str] = said
-    applied: Callable[[str], str] = lambda plan: plan
-    """The plan that responses say was applied, from the one that was asked for."""
 
     def answer(self, request: httpx.Request) -> httpx.Response:
         path, body = request.url.path, json.loads(request.content or b"{}")
         if path == "/v1/steering/plan":
             if unknown := set(body["steering"].get("values", {})) - set(self.axes):
                 return httpx.Response(400, text=f"Unknown value axis {unknown.pop()}")
-            return httpx.Response(200, json={"plan": plan_of(body["steering"])})
+            applied = [{"adapter": "values@1.0.0", "weight": 1.0}] if body["steering"].get("values") else []
+            return httpx.Response(200, json={"plan": plan_of(body["steering"]), "applied": applied})
         if path == "/v1/chat/completions" and "seed" in body:
             self.requests.append((path, body))
             if refusal := self.refuse(path, body):
@@ -50,8 +51,8 @@ class ValuesServer(SurveyServer):
     def _about(self) -> dict[str, Any]:
         values = [{"id": axis, "adapter": "values@1.0.0"} for axis in self.axes]
         about = super()._about()
+        about["/v1/adapters"]["data"] += [
+            {"name": name, "version": "1.0.0", "kind": "panacea", "digest": digest, "state": "active"}
+            for name, digest in self.adapters.items()
+        ]
         return {**about, "/v1/steering": {**about["/v1/steering"], "values": values}}
-
-
-def plan_of(steering: dict[str, Any]) -> str:
-    return json.dumps(steering, sort_keys=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,7 +86,22 @@ def test_code_that_is_not_closed_goes_on_to_the_end() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("It is. ", True), ("It is", False), ("Mr.", False), ("", False)]
+    ("text", "expected"),
+    [
+        ("It is. ", True),
+        ("It is", False),
+        ("Mr.", False),
+        ("It takes (approx.", False),
+        # No more than its end is looked at, and that does not begin a word.
+        ("It is an unforgettableprof.", True),
+        ("", False),
+    ],
 )
 def test_the_end_of_a_sentence_is_known(text: str, expected: bool) -> None:
     assert ends_sentence(text) is expected
+
+
+def test_a_text_of_abbreviations_takes_no_time_that_grows_with_its_square() -> None:
+    before = time.process_time()
+    (span,) = split("Mr. " * 50_000)
+    assert span.end == 200_000 and time.process_time() - before < 5

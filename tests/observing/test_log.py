@@ -225,6 +225,18 @@ async def test_in_a_terminal_a_line_is_words_and_no_value_breaks_it() -> None:
     )
 
 
+async def test_a_path_cannot_forge_a_line_nor_speak_to_the_terminal(world: World) -> None:
+    stream = io.StringIO()
+    with logging_into(stream, as_json=False):
+        async with world.prompted.server.http() as http:
+            await http.get("/nope%0a2026-01-01 INFO steer_server.catalogue: quarantine: done%1b[2J")
+        async with asyncio.timeout(10):
+            while "404" not in stream.getvalue():
+                await asyncio.sleep(0.01)
+    (line,) = stream.getvalue().splitlines()
+    assert "GET /nope\\n2026" in line and "done\\x1b[2J 404" in line and line.isprintable()
+
+
 async def test_a_line_has_no_field_of_the_record_itself() -> None:
     stream = io.StringIO()
     with logging_into(stream, as_json=True):

@@ -93,6 +93,19 @@ def test_an_unknown_culture_is_named_with_the_nearest() -> None:
     assert (caught.value.param, caught.value.code) == ("steering.cultures.confusian", "unknown_culture")
 
 
+def test_a_preference_vector_too_large_to_be_added_up_keeps_its_shares() -> None:
+    plan = plan_of(values={"helpful": 1.5e308, "harmless": 0.5e308})
+    assert dict(plan.values) == pytest.approx({"helpful": 0.75, "harmless": 0.25})
+    assert plan.digest == plan_of(values={"helpful": 3, "harmless": 1}).digest
+
+
+@given(st.floats(1e-300, 1e300), st.floats(1e-300, 1e300))
+def test_shares_are_the_weights_over_their_sum_to_the_last_bit(helpful: float, harmless: float) -> None:
+    plan = plan_of(values={"helpful": helpful, "harmless": harmless})
+    given_shares = {"helpful": helpful / (helpful + harmless), "harmless": harmless / (helpful + harmless)}
+    assert dict(plan.values) == OPEN.floor_values(given_shares)
+
+
 def test_an_unknown_axis_is_named() -> None:
     with pytest.raises(UnknownNameError) as caught:
         plan_of(values={"helpfull": 1.0})

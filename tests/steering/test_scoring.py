@@ -32,6 +32,11 @@ def test_the_aggregate_is_the_weighted_mean_of_calibrated_scores() -> None:
     assert aggregate({"kind": 0.4, "terse": 0.8}, shares) == pytest.approx(0.75 * 0.4 + 0.25 * 0.8)
 
 
+def test_weights_too_large_to_be_added_up_keep_their_shares() -> None:
+    shares = head_shares(spec(options={"weights": {"kind": 1.5e308, "terse": 0.5e308}}))
+    assert shares == pytest.approx({"kind": 0.75, "terse": 0.25})
+
+
 def test_without_weights_every_head_counts_the_same() -> None:
     assert head_shares(spec()) == {"kind": 0.5, "terse": 0.5}
 

@@ -84,3 +84,24 @@ def test_a_header_that_is_not_json_is_refused() -> None:
     with pytest.raises(RequestError, match="not valid JSON") as caught:
         parse_spec_text("{cultures", param="X-Steering")
     assert caught.value.param == "X-Steering"
+
+
+def test_a_name_of_megabytes_is_shown_short_and_so_are_those_that_it_might_be() -> None:
+    head = "h" * 2**20
+    with pytest.raises(RequestError) as caught:
+        parse_spec({"method": "best_of_n", "reward_heads": [head], "options": {"weights": {head + "!": 1}}})
+    told, param = str(caught.value), caught.value.param or ""
+    assert len(told) < 500 and told.count("…") == 3
+    assert param.startswith("steering.options.weights.hhh") and param.endswith("…") and len(param) == 100
+
+
+def test_an_error_can_always_be_written() -> None:
+    error = RequestError("half: \ud800", param="steering.\ud800")
+    assert (str(error), error.param) == ("half: \\ud800", "steering.\\ud800")
+
+
+@pytest.mark.parametrize("text", ["[" * 50_000, '{"strength": 1e999}', '{"cultures": {"\\ud800": 1}}'])
+def test_a_header_is_read_as_strictly_as_a_body(text: str) -> None:
+    with pytest.raises(RequestError, match="not valid JSON") as caught:
+        parse_spec_text(text, param="X-Steering")
+    assert caught.value.param == "X-Steering"

@@ -85,12 +85,11 @@ class Running:
         self.cultures = [c["id"] for c in found]
 
 
-def write_extras(folder: Path, base: BaseModel, *, size: float = 0.02) -> dict[str, Path]:
-    """Beside the real adapters: value axes of weights of this size, a denied adapter and a broken one, and
-    reward heads, one of which reads little; and a policy and presets."""
+def write_extras(folder: Path, base: BaseModel) -> dict[str, Path]:
+    """Beside other adapters: a denied adapter and a broken one, and reward heads, one of which reads little;
+    and a policy and presets, for adapters with the axes helpful and harmless."""
     random_head(folder, "head-warm", base)
     random_head(folder, "head-brief", base, max_tokens=8)
-    random_adapter(folder, "compass", base, axes=["helpful", "harmless"], size=size)
     random_adapter(folder, "forbidden", base)
     random_adapter(folder, "broken", base)
     weights = folder / "broken" / "adapter_model.safetensors"
@@ -109,6 +108,7 @@ async def fake_server(folder: Path, model_dir: Path, **engine_options: Any) -> A
     adapters = folder / "adapters"
     for name in ("amber", "blue", "coral", "denim", "ebony", "fern"):
         random_adapter(adapters, name, base)
+    random_adapter(adapters, "compass", base, axes=["helpful", "harmless"])
     files = write_extras(adapters, base)
     settings = settings.model_copy(update={"adapters": adapters, "data": folder / "data", **files})
     async with app_server(settings, **engine_options) as running:

@@ -35,6 +35,8 @@ class SurveyServer:
     exact_letters: bool = True
     """Obeys `logprob_token_ids`; otherwise lists the two most likely letters only."""
     refuse: Callable[[str, dict[str, Any]], httpx.Response | None] = lambda path, body: None
+    applied: Callable[[str], str] = lambda plan: plan
+    """The plan that responses say was applied, from the one that was asked for."""
     requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
     def transport(self) -> httpx.MockTransport:
@@ -45,6 +47,8 @@ class SurveyServer:
         if request.method == "GET":
             return httpx.Response(200, json=self._about()[path])
         body = json.loads(request.content)
+        if path == "/v1/steering/plan":
+            return httpx.Response(200, json={"plan": plan_of(body["steering"])})
         self.requests.append((path, body))
         if refusal := self.refuse(path, body):
             return refusal
@@ -53,7 +57,10 @@ class SurveyServer:
             "/v1/chat/completions": self._letters,
             "/v1/completions": self._words,
         }
-        return httpx.Response(200, json=routes[path](body))
+        found = routes[path](body)
+        if "steering" in body:
+            found["steering"] = {"plan": self.applied(plan_of(body["steering"]))}
+        return httpx.Response(200, json=found)
 
     def _about(self) -> dict[str, Any]:
         cultures = [
@@ -107,6 +114,10 @@ class SurveyServer:
             positions = [None, *({str(t): {"logprob": logs[i]}} for i, t in enumerate(tokens) if i)]
             choices.append({"index": index, "prompt_logprobs": positions})
         return {"choices": choices[::-1]}
+
+
+def plan_of(steering: dict[str, Any]) -> str:
+    return json.dumps(steering, sort_keys=True)
 
 
 def _rendered(messages: Iterable[dict[str, str]]) -> str:

@@ -19,10 +19,11 @@ from steer_server.frozen.prompter_template import TEMPLATE_VERSION
 from steer_server.settings import Settings
 from steer_server.training.align_pro import train_align_pro
 from steer_server.training.align_pro_answers import FrozenModel
-from steer_server.training.align_pro_data import held_out_prompts
+from steer_server.training.align_pro_data import held_out_prompts, read_align_pro_data
 from steer_server.training.align_pro_recipe import AlignProRecipe
 from steer_server.training.align_pro_scores import divergence
 from steer_server.training.align_pro_trainer import AlignProTrainer
+from steer_server.training.trained_on import prompt_hash, read_trained_on
 from tests.support.adapters import TINY
 from tests.support.rewarding_server import RewardingServer, on_socket, rewarding_server
 from tests.support.tiny_model import FOR_VLLM, tiny_model_with_weights
@@ -188,6 +189,9 @@ def test_the_folder_passes_validation_and_its_card_has_every_way(
     assert (manifest.prompter.id, manifest.prompter.template_version) == ("small", TEMPLATE_VERSION)
     assert [source.licence for source in manifest.data] == ["none", "CC0"]
 
+    trained = read_align_pro_data(recipe_with(), place)
+    known = {*trained.prompts, *(pair.prompt for pair in trained.pairs)} - {TOO_LONG, "q x?"}
+    assert read_trained_on(folder) == {prompt_hash(prompt) for prompt in known}
     scores = json.loads(capsys.readouterr().out)
     ways = scores["held_out"]["ways"]
     assert list(ways) == ["plain prompt", "plain prompt, other seed", "warm start", "trained"]

@@ -11,8 +11,9 @@ import pytest
 from steer_server.catalogue.base_model import BaseModel
 from steer_server.catalogue.validation import validate_adapter
 from steer_server.errors import TrainingError
+from steer_server.evaluation.survey.trained import was_trained_on
 from steer_server.settings import Settings
-from steer_server.training.culture import train_cultures
+from steer_server.training.culture import data_fingerprint, train_cultures
 from steer_server.training.culture_recipe import ALL, RecipeFile
 from steer_server.training.survey_data import read_survey
 from tests.support.adapters import TINY
@@ -73,6 +74,8 @@ def test_trained_cultures_are_adapters_that_pass_validation(
     card = (out / "tea_drinkers" / "README.md").read_text()
     assert f"| words | {scores['base_words']:.3f} | {scores['adapter_words']:.3f} |" in card
     assert f"{scores['uniform']:.3f}" in card and "made up (none)" in card
+    recipe_json = json.loads((out / "tea_drinkers" / "recipe.json").read_text())
+    assert was_trained_on(recipe_json, read_survey(survey))
 
     train_cultures(recipe, survey, prompts, out, settings)
     printed = capsys.readouterr()
@@ -83,6 +86,27 @@ def test_trained_cultures_are_adapters_that_pass_validation(
 
     with pytest.raises(TrainingError, match="tee_drinkers"):
         train_cultures(recipe, survey, prompts, out, settings, only=["tee_drinkers"])
+
+
+def test_a_run_is_another_with_other_data(tmp_path: Path) -> None:
+    """A checkpoint of a run on other questions without answers must not be gone on from."""
+    files = {name: tmp_path / name for name in ("survey", "prompts", "questions", "others")}
+    for name, path in files.items():
+        path.write_text(name)
+    survey, prompts, questions, others = files.values()
+    same = data_fingerprint("m", survey, prompts, questions)
+    others.write_text("questions")
+    assert data_fingerprint("m", survey, prompts, others) == same
+    others.write_text("others")
+    found = [
+        same,
+        data_fingerprint("m", survey, prompts, others),
+        data_fingerprint("m", survey, prompts, None),
+        data_fingerprint("m", survey, None, questions),
+        data_fingerprint("m", others, prompts, questions),
+        data_fingerprint("n", survey, prompts, questions),
+    ]
+    assert len(set(found)) == len(found)
 
 
 def test_without_a_recipe_every_community_of_a_csv_is_a_culture(tmp_path: Path) -> None:
@@ -110,6 +134,15 @@ def test_the_shipped_recipes_can_be_read() -> None:
         ("default: {}\ncultures: [{culture: a, countries: [AAA]}]", "default"),
         ("cultures: [{culture: a, countries: [AAA], mode: guess}]", "guess"),
         ("cultures: [{culture: a, countries: [AAA], mode: self}]", "place"),
+        (
+            "start: {countries: all, seed: 2}\ncultures: [{culture: a, countries: [AAA]}]",
+            "a holds out 0.2 by seed 20261121, but its start 0.2 by seed 2",
+        ),
+        (
+            "defaults: {held_out_share: 0.3}\nstart: {countries: all}\n"
+            "cultures: [{culture: a, countries: [AAA], held_out_share: 0.2}]",
+            "a holds out 0.2 by seed 20261121, but its start 0.3",
+        ),
         ("cultures: {", "not a recipe"),
         ("[]", "not a recipe"),
     ],

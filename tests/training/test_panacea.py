@@ -10,20 +10,27 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from steer_server.catalogue.base_model import BaseModel
+from steer_server.catalogue.manifest import CARD, MANIFEST, WEIGHTS, read_manifest
 from steer_server.catalogue.snapshot import Catalogue
 from steer_server.catalogue.validation import validate_adapter
+from steer_server.cli import app
 from steer_server.errors import TrainingError
 from steer_server.settings import Settings
 from steer_server.steering.plan import build_plan
 from steer_server.steering.policy import Policy
 from steer_server.steering.spec import parse_spec
-from steer_server.training.panacea import train_panacea
+from steer_server.training.panacea import describe_again, train_panacea
+from steer_server.training.panacea_card import BASELINE_TITLE
 from steer_server.training.panacea_recipe import PanaceaRecipe
 from steer_server.training.panacea_trainer import PanaceaTrainer, preference_scores
+from steer_server.training.preference_data import axis_split
 from steer_server.training.preference_loss import pull
+from steer_server.training.trained_on import TRAINED_ON, prompt_hash, read_trained_on
 from tests.support.adapters import TINY
 from tests.support.tiny_model import tiny_model_with_weights
 
@@ -76,8 +83,6 @@ def settings_of(place: Path, cache: Path) -> Settings:
 
 
 def recipe_with(**training: Any) -> PanaceaRecipe:
-    import yaml
-
     document = yaml.safe_load(RECIPE)
     document["training"] |= training
     return PanaceaRecipe.model_validate(document)
@@ -102,6 +107,10 @@ def test_a_trained_adapter_passes_validation_and_serves_what_was_trained(
     assert scores["settings"][0]["axes"]["polite"]["log_ratio"] == 0.5
     card = (out / "small" / "README.md").read_text()
     assert "| base model | 0.50 | 0.50 |" in card and "made-up courage (none)" in card and "Jumps." in card
+    assert "| polite | 4 | 1.00 | 0.00 | 1.00 |" in card and "scored: polite 0, bold 0." in card
+    assert scores["baselines"]["bold"] == {"longer": 1.0, "shorter": 0.0, "bag_of_words": 1.0}
+    trained = {pair.unit for name in ("polite", "bold") for pair in axis_split(recipe_with(), name, place)[0]}
+    assert read_trained_on(out / "small") == {prompt_hash(unit) for unit in trained}
     written = json.loads((out / "small" / "recipe.json").read_text())
     assert PanaceaRecipe.model_validate(written["recipe"]) == PanaceaRecipe.read(place / "recipe.yaml")
     assert not list((tmp_path / "cache").rglob("*.*")), "checkpoint and reference are gone"
@@ -130,6 +139,59 @@ def test_a_trained_adapter_passes_validation_and_serves_what_was_trained(
 
     train_panacea(place / "recipe.yaml", place, out, settings)
     assert "small: already" in capsys.readouterr().err
+
+
+def test_an_adapter_of_an_older_version_is_described_again_without_training(
+    place: Path, tmp_path: Path
+) -> None:
+    """As one that was written before there were baselines and `trained_on.txt`."""
+    settings = settings_of(place, tmp_path / "cache")
+    train_panacea(place / "recipe.yaml", place, tmp_path, settings)
+    folder = tmp_path / "small"
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    written, card = json.loads(whole["recipe.json"]), whole[CARD].decode()
+    del written["scores"]["baselines"]
+    for counts in written["scores"]["pairs"].values():
+        del counts["near_copies"]
+    (folder / "recipe.json").write_text(json.dumps(written))
+    before, _, after = card.partition(BASELINE_TITLE)
+    (folder / CARD).write_text(before + after[after.index("## Known failures") :])
+    (folder / TRAINED_ON).unlink()
+    manifest = read_manifest(folder)
+    listed = [entry for entry in manifest.files if entry.path != TRAINED_ON]
+    document = manifest.model_copy(update={"files": tuple(listed)}).model_dump(mode="json")
+    (folder / MANIFEST).write_text(yaml.safe_dump(document))
+
+    result = CliRunner().invoke(app, ["train", "describe-panacea", str(folder), "--data", str(place)])
+    assert result.exit_code == 0, result.output
+    validate_adapter(folder, BaseModel.of(settings), max_rank=4)
+    for name in (TRAINED_ON, WEIGHTS):
+        assert (folder / name).read_bytes() == whole[name]
+    again = (folder / CARD).read_text()
+    said = "are left out of what is scored: polite 0, bold 0."
+    assert said in card and again == card.replace(said, "are among the scored pairs: polite 0, bold 0.")
+    describe_again(folder, place)
+    assert (folder / CARD).read_text() == again, "the section is replaced"
+
+    (place / "more").mkdir()
+    for name in ("polite", "bold"):
+        lines = gzip.decompress((place / f"{name}.gz").read_bytes())
+        (place / "more" / f"{name}.gz").write_bytes(gzip.compress(lines.replace(b" 1", b" 7")))
+    with pytest.raises(TrainingError, match="small was trained on other data"):
+        describe_again(folder, place / "more")
+    with pytest.raises(TrainingError, match="not made by `train panacea`"):
+        describe_again(place, place)
+
+
+def test_a_reference_of_other_pairs_is_not_taken_for_this_runs(place: Path, tmp_path: Path) -> None:
+    """Checkpoints go on, but what is scored has changed: its log-probabilities are computed anew."""
+    one, other = (PanaceaTrainer(place / TINY, recipe_with(), place, tmp_path) for _ in range(2))
+    one._read_reference()
+    other.scored = [pairs[:1] for pairs in other.scored]
+    other._read_reference()
+    shared = set(one.reference) & set(other.reference)
+    assert shared and len(other.reference) < len(one.reference)
+    assert all(one.reference[pair] == pytest.approx(other.reference[pair], abs=0.05) for pair in shared)
 
 
 def test_peft_opens_the_folder_with_every_gate_at_one(place: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from steer_server.catalogue.base_model import BaseModel
+from steer_server.catalogue.folders import list_text
 from steer_server.catalogue.manifest import CARD, RECIPE, WEIGHTS, Manifest
 from steer_server.catalogue.snapshot import Catalogue
 from steer_server.catalogue.validation import validate_adapter
@@ -24,6 +25,7 @@ from steer_server.steering.plan import build_plan
 from steer_server.steering.policy import Policy
 from steer_server.steering.spec import SteeringSpec
 from steer_server.training.pareto_expert import make_pareto_expert
+from steer_server.training.trained_on import TRAINED_ON, prompt_hash, read_trained_on, trained_on_text
 from tests.catalogue.bench import peft, relisted
 from tests.support.adapters import TINY, random_adapter, tiny_base_model
 from tests.support.experts import write_expert, write_recipe
@@ -122,6 +124,16 @@ def test_the_bank_at_interpolated_gates_is_the_weighted_sum_of_the_anchors_updat
         weights = anchor_weights(vectors, shares)
         wanted = x @ sum(w * update for w, update in zip(weights, updates, strict=True)).T
         assert torch.allclose(y, wanted, atol=0.01 * float(wanted.abs().max())), shares
+
+
+def test_it_was_trained_on_what_its_anchors_were_if_all_say_so(anchors: Path, settings: Settings) -> None:
+    for name in list(VECTORS)[1:]:
+        list_text(anchors / name, TRAINED_ON, trained_on_text([name, "shared"]))
+    out = anchors.parent / "out"
+    assert read_trained_on(write_expert(anchors, out, "unknown", settings, VECTORS)) is None
+    list_text(anchors / "kind", TRAINED_ON, trained_on_text(["kind"]))
+    known = write_expert(anchors, out, "known", settings, VECTORS)
+    assert read_trained_on(known) == {prompt_hash(prompt) for prompt in (*VECTORS, "shared")}
 
 
 def test_the_same_anchors_make_the_same_adapter(anchors: Path, settings: Settings) -> None:

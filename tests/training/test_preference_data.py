@@ -13,10 +13,12 @@ from steer_server.training.preference_data import (
     PairSampler,
     PreferencePair,
     axis_split,
+    fold_of,
     held_out_pairs,
     read_pairs,
     split_pairs,
     spread,
+    without_near_copies,
 )
 from steer_server.training.reward_data import read_rows
 from tests.support.servers import ROOT
@@ -100,6 +102,34 @@ def test_the_held_out_pairs_can_be_found_again(data: Path) -> None:
     assert set(few) <= set(held_out) and not set(few) & set(training)
     with pytest.raises(TrainingError, match="helpfull"):
         held_out_pairs(RECIPE, "helpfull", data)
+
+
+def test_near_copies_of_what_is_trained_on_are_left_out() -> None:
+    """Jaccard index of the words at least 0.7: of ten words one changed gives 9/11, two 8/12."""
+    words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    training = pairs_of("a", {" ".join(words): 1, "something else": 1})
+    copies = [" ".join(words).upper() + "?", " ".join(["eleven", *words[1:]]), " ".join(words[:7])]
+    others = [" ".join(["eleven", "twelve", *words[2:]]), " ".join(words[:6]), "nothing else"]
+    held_out = pairs_of("b", dict.fromkeys([*copies, *others], 2))
+    assert [pair.unit for pair in without_near_copies(held_out, training)[::2]] == others
+    with pytest.raises(TrainingError, match="each of 2 held-out pairs is a near copy"):
+        without_near_copies(held_out[:2], training)
+
+
+def test_what_all_prompts_of_a_source_begin_with_makes_no_near_copies() -> None:
+    begin = "Is the following statement something that you would say? "
+    training, held_out = (pairs_of("a", {f"{begin}{text}": 1 for text in texts}) for texts in ("bcd", "efg"))
+    assert without_near_copies(held_out, training) == held_out
+    copy = pairs_of("a", {f"{begin}D!": 1})
+    assert without_near_copies([*held_out, *copy], training) == held_out
+
+
+def test_the_held_out_pairs_are_the_first_of_the_folds() -> None:
+    pairs = pairs_of("a", {f"u{i}": 1 for i in range(200)})
+    _, held_out = split_pairs(pairs, 0.2, seed=3)
+    folds = [fold_of(pair, 0.2, seed=3) for pair in pairs]
+    assert [pair for pair, fold in zip(pairs, folds, strict=True) if fold == 0] == held_out
+    assert set(folds) == set(range(5)) and min(Counter(folds).values()) > 20
 
 
 def test_a_few_pairs_cover_sources_and_prompts() -> None:

@@ -9,9 +9,12 @@ import pytest
 
 from steer_server.catalogue.base_model import BaseModel
 from steer_server.catalogue.loader import load_directory
+from steer_server.catalogue.manifest import read_manifest
 from steer_server.errors import TrainingError
 from steer_server.settings import Settings
-from steer_server.training.reward_head import train_reward_heads
+from steer_server.training.reward_data import Part
+from steer_server.training.reward_head import copied_units, train_reward_heads
+from steer_server.training.trained_on import TRAINED_ON, prompt_hash, read_trained_on
 from tests.support.adapters import TINY
 from tests.support.tiny_model import tiny_model_with_weights
 from tests.training.test_culture import write_lines
@@ -120,6 +123,29 @@ def test_judges_share_no_unit_with_heads_for_steering(place: Path, tmp_path: Pat
     steer, judge = ({row.unit for row in table.training.table.rows} for table in tables)
     test = {unit for unit, part in tables[0].parts.items() if part == "test"}
     assert steer and judge and test and not steer & judge and not test & (steer | judge)
+
+
+def test_a_head_says_what_its_pool_was_trained_on_and_the_manifest_lists_it(
+    place: Path, tmp_path: Path
+) -> None:
+    for split in ("steer", "judge"):
+        train(place, tmp_path, split=split)
+    north, south, polite = (
+        read_trained_on(tmp_path / f"head-{name}") for name in ("north", "south", "polite")
+    )
+    assert north == south and north is not None and polite is not None
+    countries = {prompt_hash(f"{zone}{i}") for zone in "ns" for i in range(5)}
+    assert north < countries and polite < {prompt_hash(f"ask {i}") for i in range(30)}
+    for name, steering in (("north", north), ("polite", polite)):
+        judging = read_trained_on(tmp_path / f"judge-{name}")
+        assert judging and not judging & steering
+    assert TRAINED_ON in {entry.path for entry in read_manifest(tmp_path / "head-north").files}
+
+
+def test_a_judge_learns_from_no_copy_of_what_a_head_has_learnt_from() -> None:
+    parts: dict[str, Part] = {"Tea?": "steer", "tea": "judge", "milk": "judge", "Milk": "test"}
+    assert copied_units(parts) == {"tea", "Milk"}
+    assert copied_units({"tea": "judge", "milk": "test", "water": "steer"}) == set()
 
 
 def test_group_robust_weighting_is_another_head(place: Path, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -205,6 +206,19 @@ def test_the_bag_of_words_learns_words_and_ignores_the_order_of_answers() -> Non
     neutral = [Row("u", "", (), "lukewarm tea", None, 0.5)] * 5
     assert bag_of_words_classes(single + neutral, [*single[:2], neutral[0]], 3).tolist() == [1, 0, 2]
     assert bag_of_words_classes(single[::2], single[:2]).tolist() == [1, 1]
+
+
+def test_the_bag_of_words_of_few_or_neutral_rows_is_the_more_frequent_class() -> None:
+    texts = ("one", "two", "three", "four", "five", "six")
+    rows = [Row(text, "", (), text, None, float(n < 4)) for n, text in enumerate(texts)]
+    assert bag_of_words_classes(rows, rows).tolist() == [1, 1, 1, 1, 0, 0], "words that occur once are learnt"
+    blank = [replace(row, answer="?") for row in rows]
+    assert bag_of_words_classes(blank, blank).tolist() == [1] * 6, "without words, the more frequent class"
+    neutral = [replace(row, target=0.5) for row in rows]
+    assert bag_of_words_classes(neutral, rows).tolist() == [0] * 6
+    assert bag_of_words_classes(neutral, rows, 3).tolist() == [2] * 6
+    choices = [replace(row, answer="?", other="!", target=1.0) for row in rows]
+    assert bag_of_words_classes(choices, choices).tolist() == [0, 1, 0, 1, 0, 1], "right half the time"
 
 
 def test_the_calibration_of_choices_does_not_depend_on_which_answer_stands_first() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import random
 from pathlib import Path
 
@@ -46,7 +47,10 @@ def test_countries_of_a_zone_count_the_same(tmp_path: Path) -> None:
     assert pooled.distribution == (0.75, 0.25)
 
 
-@pytest.mark.parametrize("shares", [[0.5, 0.4], [1.0], [0.2, 0.3, 0.5], ["many", 1]])
+@pytest.mark.parametrize(
+    "shares",
+    [[0.5, 0.4], [1.0], [0.2, 0.3, 0.5], ["many", 1], [math.nan, 0.5], [1.2, -0.2], [math.inf, 0]],
+)
 def test_a_distribution_that_does_not_fit_is_an_error(tmp_path: Path, shares: list[float]) -> None:
     with pytest.raises(TrainingError, match=r"s\.gz:1"):
         read_survey(write_survey(tmp_path / "s.gz", [row("AAA", shares)]))
@@ -58,6 +62,35 @@ def test_rows_that_are_not_survey_rows_are_an_error(tmp_path: Path, text: str) -
     path.write_text(text)
     with pytest.raises(TrainingError, match=r"s\.jsonl"):
         read_survey(path)
+
+
+def test_a_row_without_a_country_is_an_error_with_its_line(tmp_path: Path) -> None:
+    rows = [row("AAA", [0.5, 0.5]), row("AAA", [0.5, 0.5])]
+    del rows[1]["country"]
+    with pytest.raises(TrainingError, match=r"s\.gz:2: KeyError 'country'"):
+        read_survey(write_survey(tmp_path / "s.gz", rows))
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u0085", "\x0b", "\x0c"])
+def test_only_a_line_feed_ends_a_line(tmp_path: Path, mark: str) -> None:
+    text = f"Tea,{mark}or not?"
+    path = tmp_path / "s.jsonl"
+    lines = [
+        json.dumps({**row(country, [0.5, 0.5]), "question": text}, ensure_ascii=False) for country in "AB"
+    ]
+    # JSON itself escapes the last two.
+    path.write_text("\r\n".join(lines), encoding="utf-8", newline="")
+    assert {questions[0].question for questions in read_survey(path).values()} == {text}
+
+
+def test_a_file_is_gzipped_or_not_whatever_its_name_says(tmp_path: Path) -> None:
+    plain, packed = tmp_path / "s.jsonl.gz", tmp_path / "s.jsonl"
+    plain.write_text(json.dumps(row("AAA", [0.5, 0.5])))
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    assert read_survey(plain) == read_survey(packed)
+    packed.write_bytes(packed.read_bytes()[:30])
+    with pytest.raises(TrainingError, match=r"s\.jsonl"):
+        read_survey(packed)
 
 
 def test_a_csv_of_counts_is_a_survey(tmp_path: Path) -> None:
@@ -78,6 +111,8 @@ def test_the_example_survey_can_be_trained_on_and_held_out_from() -> None:
     [
         ("country,question,option\nv,Tea?,yes\n", "share"),
         ("country,question,option,share\nv,Tea?,yes,lots\n", r"own\.csv:2"),
+        ("country,question,option,share\nv,Tea?,yes,3\nv,Tea?,no,-1\n", r"own\.csv:3: share: -1 is no share"),
+        ("country,question,option,share\nv,Tea?,yes,nan\n", r"own\.csv:2: share: nan is no share"),
         ("country,question,option,share\nv,Tea?,yes,0\n", "sum to 0"),
     ],
 )

@@ -78,7 +78,8 @@ def evaluate_ability(options: AbilityOptions, out: Path) -> None:
     tables = [ability_table(results), topic_table(results)]
     write_all(out, "General ability under steering", results, sections(results), tables)
     print(json.dumps(results["headline"]))
-    client.check_failures()
+    what, num_dropped = max(results["dropped"].items(), key=lambda item: item[1])
+    client.check_failures(num_dropped, results["data"]["passages" if what == "passages" else "questions"])
 
 
 async def run_ability(

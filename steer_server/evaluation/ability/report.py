@@ -38,7 +38,7 @@ def ability_table(results: Mapping[str, Any]) -> Table:
                 f"{found['difference_from_base']:+.3f} {_interval(found['difference_from_base_95'])}",
             ]
         rows.append(cells)
-    return Table(header, rows, _worst_line(results))
+    return Table(header, rows, " ".join(filter(None, (_worst_line(results), _dropped_line(results)))))
 
 
 def topic_table(results: Mapping[str, Any]) -> Table:
@@ -59,13 +59,12 @@ def topic_table(results: Mapping[str, Any]) -> Table:
 
 def sections(results: Mapping[str, Any]) -> list[Section]:
     """The page."""
-    data, requests, dropped = results["data"], results["requests"], results["dropped"]
+    data, requests = results["data"], results["requests"]
     intro = f"{data['passages']} passages and {data['questions']} questions. {INTRODUCTION}"
     if requests["failed"]:
-        left_out = ", ".join(f"{num} of {what}" for what, num in dropped.items())
         intro += (
-            f"\n\n{requests['failed']} of {requests['requests']} requests failed, and for it were left out "
-            f"under every setting: {left_out}. report.json lists the failures."
+            f"\n\n{requests['failed']} of {requests['requests']} requests failed; report.json lists them. "
+            f"{_dropped_line(results)}"
         )
     diagnostics = Table(
         ["setting", *(f"{what} {label}" for label in READOUTS.values() for what in ("mass", "right share"))],
@@ -100,6 +99,14 @@ def _worst_line(results: Mapping[str, Any]) -> str:
         for readout, label in READOUTS.items()
     ]
     return f"Worst: {', '.join(parts)}. Brackets: 95 %"
+
+
+def _dropped_line(results: Mapping[str, Any]) -> str:
+    dropped = results["dropped"]
+    if not any(dropped.values()):
+        return ""
+    left_out = ", ".join(f"{num} of {what}" for what, num in dropped.items())
+    return f"As requests failed, there were left out under every setting: {left_out}."
 
 
 def _ratios(results: Mapping[str, Any]) -> Any:

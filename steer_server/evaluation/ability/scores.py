@@ -151,7 +151,7 @@ def _answer_row(
 
 def _is_right(answers: Mapping[int, Answer], indices: Sequence[int]) -> np.ndarray:
     """1 where the right option, which is the first, has a larger share than every other; else 0."""
-    return np.array([float(answers[i].mean_N[0] > answers[i].mean_N[1:].max()) for i in indices])
+    return np.array([float(answers[i].choice == 0) for i in indices])
 
 
 def _rounded(interval: tuple[float, float]) -> list[float]:

@@ -16,10 +16,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from steer_server.catalogue.reward_head import text_or_space
 from steer_server.evaluation.answers import Setting
-from steer_server.evaluation.client import ServerClient
+from steer_server.evaluation.client import ServerClient, check_plan
 from steer_server.evaluation.judge_prompts import Messages
-from steer_server.evaluation.named_settings import BASE, check_plan
+from steer_server.evaluation.named_settings import BASE
 from steer_server.evaluation.samples import CHAT_PATH, Sampling, as_messages
 from steer_server.frozen.prompter_template import prompter_messages
 from steer_server.frozen.rewrite_checks import check_rewrite
@@ -154,10 +155,9 @@ class Asker:
 
     async def scores(self, prompt: Messages, texts: Sequence[str]) -> tuple[list[float], int]:
         """Calibrated scores by the head, and the tokens that were read for them. Raises: RequestFailed."""
-        # An answer without any text is scored as a space, which the template takes off.
         body = {
             "messages": as_messages(prompt),
-            "answers": [text if text.strip() else " " for text in texts],
+            "answers": [text_or_space(text) for text in texts],
             "heads": [self.head],
         }
         found = await self.client.post(REWARDS_PATH, body, is_kept=False)

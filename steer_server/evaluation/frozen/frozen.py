@@ -3,7 +3,7 @@
 1. ways.py       which ways there are, for each value that a judge and a steering head stand for
 2. answers.py    asks them all (asking.py) prompt by prompt, into `out/answers.jsonl`
 3. rewriting.py  times rewriting by itself
-4. scores.py     rewards, wins, latency and tokens; judges.py says what a judge is
+4. scores.py     rewards, wins, latency, tokens and likelihood.py's; judges.py says what a judge is
 5. verdicts.py   targets
 
 A run that was stopped goes on with the same command. Latency is that of one run on one server: to measure it
@@ -27,6 +27,7 @@ from steer_server.errors import EvaluationError
 from steer_server.evaluation.client import ServerClient, ServerInfo
 from steer_server.evaluation.frozen.answers import KeptLines, Work, collect
 from steer_server.evaluation.frozen.asking import Asker
+from steer_server.evaluation.frozen.likelihood import Likelihoods, read_likelihoods
 from steer_server.evaluation.frozen.report import sections, tables
 from steer_server.evaluation.frozen.rewriting import time_rewriting
 from steer_server.evaluation.frozen.scores import judge_texts, score_ways
@@ -42,10 +43,11 @@ from steer_server.evaluation.frozen.ways import (
 )
 from steer_server.evaluation.html import write_all
 from steer_server.evaluation.judge_prompts import JudgePrompts, prompts_for
-from steer_server.evaluation.judges import RECIPE, Judge, Scorer, read_judges
+from steer_server.evaluation.judges import Judge, Scorer, read_judges
 from steer_server.evaluation.named_settings import read_plans
 from steer_server.evaluation.report import Results, commit
 from steer_server.evaluation.samples import Sampling
+from steer_server.evaluation.seen_prompts import head_setting, unknown_sentence, unknown_training
 from steer_server.settings import Settings
 
 ANSWERS = "answers.jsonl"
@@ -58,7 +60,7 @@ class FrozenOptions:
     """Directory of the recipes' data files."""
     judges: Path
     shipped: Path = Path("adapters")
-    """Adapters that steer: their recipes say which prompts were trained on."""
+    """Adapters that steer: what they were trained on is not asked."""
     api_key: str = ""
     model: str = ""
     """That is steered; empty for the served base model, or `NAME/model` of an upstream."""
@@ -93,6 +95,8 @@ def evaluate_frozen(options: FrozenOptions, settings: Settings, out: Path) -> No
     base = BaseModel.fetched(settings)
     results, client = asyncio.run(run_frozen(options, base, settings.cache, out))
     write_all(out, "Steering a frozen model", results, sections(results), tables(results))
+    if results["unknown_training"]:
+        print(unknown_sentence(results["unknown_training"]))
     print(json.dumps(results["headline"]))
     client.check_failures()
 
@@ -123,13 +127,17 @@ async def run_frozen(
     async with ServerClient(options.url, options.api_key, room, transport) as client:
         info = await client.info()
         works = [await _work(options, client, info, judge.name, prompts[judge.name]) for judge in judges]
+        heads = await read_plans(client, [head_setting(judge.name) for judge in judges])
+        plans = [*heads.values(), *(plan for work in works for plan in work.asker.plans.values())]
+        unknown = unknown_training(options.shipped, info, plans, judges)
         kept = KeptLines(out / ANSWERS, _run(options, info, works))
         num_kept = await collect(works, kept, options.concurrency)
         rewriting = await _rewriting(options, works, kept)
     scorer = Scorer(base, cache)
+    likelihoods = read_likelihoods(works, base)
     try:
         aims = {
-            judge.name: _aim(work, judge, scorer, prompts[judge.name])
+            judge.name: _aim(work, judge, scorer, likelihoods, prompts[judge.name])
             for work, judge in zip(works, judges, strict=True)
         }
     except EvaluationError:
@@ -146,17 +154,11 @@ async def run_frozen(
             "candidates": options.candidates,
             "concurrency": options.concurrency,
         },
-        "unknown_training": unknown_training(works, options.shipped),
+        "unknown_training": unknown,
         "headline": headline(aims),
     }
     requests = {**client.describe(), "prompts_answered_before": num_kept}
     return results | {"server": info.describe(), "requests": requests}, client
-
-
-def unknown_training(works: Sequence[Work], shipped: Path) -> list[str]:
-    """Adapters that steer and whose folder is not in `shipped`: prompts they were trained on may be asked."""
-    used = {one["adapter"] for work in works for plan in work.asker.plans.values() for one in plan["applied"]}
-    return sorted(title for title in used if not (shipped / title.split("@")[0] / RECIPE).exists())
 
 
 def headline(aims: Mapping[str, Any]) -> dict[str, Any]:
@@ -232,9 +234,11 @@ async def _rewriting(options: FrozenOptions, works: Sequence[Work], kept: KeptLi
     return {}
 
 
-def _aim(work: Work, judge: Judge, scorer: Scorer, found: JudgePrompts) -> dict[str, Any]:
+def _aim(
+    work: Work, judge: Judge, scorer: Scorer, likelihoods: Likelihoods, found: JudgePrompts
+) -> dict[str, Any]:
     """The report's part on one value. Raises: EvaluationError."""
-    rows = score_ways(work, judge, judge_texts(work, judge, scorer))
+    rows = score_ways(work, judge, judge_texts(work, judge, scorer), likelihoods)
     problems = {name: problem for one in work.answered.values() for name, problem in one.failed.items()}
     return {
         **work.aim.describe(),

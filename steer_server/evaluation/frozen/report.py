@@ -8,6 +8,7 @@ from typing import Any
 from steer_server.evaluation.frozen.plots import reward_by_latency, win_rates
 from steer_server.evaluation.frozen.ways import PLAIN
 from steer_server.evaluation.html import Section, Table
+from steer_server.evaluation.seen_prompts import unknown_sentence
 from steer_server.evaluation.win_rate.report import judge_table
 
 INTRODUCTION = (
@@ -145,8 +146,8 @@ def denoising_table(value: str, aim: Mapping[str, Any]) -> Table:
             "of changed answers",
         ],
         rows,
-        f"{value}: denoising; changes of the log-likelihood per token relative to the draft's, drafts that "
-        "were given back as 0",
+        f"{value}: denoising; changes of the log-likelihood per token relative to the draft's, as the "
+        "judges' model reads both, drafts that were given back as 0; the log-ratio is the server's own",
     )
 
 
@@ -198,11 +199,8 @@ def sections(results: Mapping[str, Any]) -> list[Section]:
 
 def _introduction(results: Mapping[str, Any]) -> str:
     text, requests = INTRODUCTION, results["requests"]
-    if unknown := results["unknown_training"]:
-        text += (
-            f"\n\nNot known is what {', '.join(unknown)} was trained on: prompts that are asked here may be "
-            "among it. --adapters takes the directory with its recipe."
-        )
+    if unknown := unknown_sentence(results["unknown_training"]):
+        text += f"\n\n{unknown}"
     failed = sum(row["failed"] for aim in results["aims"].values() for row in aim["rows"].values())
     if failed:
         text += f"\n\n{failed} answers are missing because requests failed; report.json says why."

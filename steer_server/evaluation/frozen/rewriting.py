@@ -142,9 +142,9 @@ def _spread(value_N: np.ndarray, seed: int) -> dict[str, Any]:
     """Median, with its 95 % interval over prompts, and 95th percentile."""
     low, high = bootstrap_95(len(value_N), lambda drawn: float(np.median(value_N[drawn])), seed)
     return {
-        "p50": _rounded(float(np.median(value_N))),
+        "p50": float(np.median(value_N)),
         "p50_95": [_rounded(low), _rounded(high)],
-        "p95": _rounded(float(np.percentile(value_N, 95))),
+        "p95": float(np.percentile(value_N, 95)),
     }
 
 

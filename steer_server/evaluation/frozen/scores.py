@@ -5,7 +5,8 @@
     win rate      by the judge, see `win_rate/scores.py`; lengths are words of the answer
     p95 ratio     95th percentile of the latency over that of best-of-n, on prompts where both have a time
     likelihood    (L' - L) / |L| of one answer, with L and L' the base model's log-likelihood per token of the
-                  draft and of the answer: -0.05 is 5 % worse, 0 a draft that was given back
+                  draft and of the answer, as `likelihood.py` reads them: -0.05 is 5 % worse, 0 a draft that
+                  was given back
 
 Intervals are 95 %, over prompts. Rewards of different judges have no common scale.
 """
@@ -21,6 +22,7 @@ import numpy as np
 from steer_server.errors import EvaluationError
 from steer_server.evaluation.frozen.answers import Answered, Work, in_order
 from steer_server.evaluation.frozen.asking import Given
+from steer_server.evaluation.frozen.likelihood import Likelihoods
 from steer_server.evaluation.frozen.ways import PLAIN, SEARCH, best_of_name
 from steer_server.evaluation.intervals import bootstrap_95, wilson_95
 from steer_server.evaluation.judge_prompts import Messages
@@ -48,7 +50,7 @@ def judge_texts(work: Work, judge: Judge, scorer: Scorer) -> Verdicts:
     return {text: float(raw) for text, raw in zip(texts, raw_N, strict=True)}
 
 
-def score_ways(work: Work, judge: Judge, verdicts: Verdicts) -> dict[str, Any]:
+def score_ways(work: Work, judge: Judge, verdicts: Verdicts, likelihoods: Likelihoods) -> dict[str, Any]:
     """A row for every way. Raises: EvaluationError when a way, or plain, has no answer to any prompt."""
     rows = {}
     for way in work.aim.ways:
@@ -63,7 +65,7 @@ def score_ways(work: Work, judge: Judge, verdicts: Verdicts) -> dict[str, Any]:
             "failed": len(work.prompts) - len(found),
             **_rewards(way.name, paired, judge, verdicts, work.asker.sampling.seed),
             **_latency(way.name, found, best_of_name(work.asker.candidates), work.asker.sampling.seed),
-            **_by_method(way.name, found, verdicts, work.asker.sampling.seed),
+            **_by_method(way.name, found, verdicts, likelihoods, work.asker.sampling.seed),
         }
     return rows
 
@@ -121,17 +123,19 @@ def _latency(way: str, found: Found, best_of: str, seed: int) -> dict[str, Any]:
         return float(ours / theirs)
 
     bounds = bootstrap_95(len(pairs), ratio, seed)
-    latency["p95_over_best_of"] = _rounded(ratio(np.arange(len(pairs))))
+    latency["p95_over_best_of"] = ratio(np.arange(len(pairs)))
     latency["p95_over_best_of_95"] = [_rounded(bound) for bound in bounds]
     return {"latency": latency}
 
 
-def _by_method(way: str, found: Found, verdicts: Verdicts, seed: int) -> dict[str, Any]:
+def _by_method(
+    way: str, found: Found, verdicts: Verdicts, likelihoods: Likelihoods, seed: int
+) -> dict[str, Any]:
     """What only some methods have."""
     first = found[0][1].given[way].findings
     if "denoising" in first:
         return {
-            "denoising": _denoising([one.given[way].findings["denoising"] for _, one in found], seed),
+            "denoising": _denoising(way, found, likelihoods, seed),
             "against_draft": _against_draft(way, found, verdicts, seed),
         }
     if "rewrite" in first:
@@ -145,10 +149,11 @@ def _by_method(way: str, found: Found, verdicts: Verdicts, seed: int) -> dict[st
     return {}
 
 
-def _denoising(reports: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
+def _denoising(way: str, found: Found, likelihoods: Likelihoods, seed: int) -> dict[str, Any]:
     """Over all answers, those included whose draft was given back: they have changed by 0."""
-    change_N = np.array([relative_change(report) for report in reports])
-    ratio_N = np.array([_difference(report, "log_ratio") for report in reports])
+    reports = [one.given[way].findings["denoising"] for _, one in found]
+    change_N = np.array([_likelihood_change(prompt, one.given[way], likelihoods) for prompt, one in found])
+    ratio_N = np.array([_ratio_change(report) for report in reports])
     changed = [report["outcome"] == "improved" for report in reports]
     share = float(np.mean(changed))
     outcomes = Counter("improved" if report["reason"] is None else report["reason"] for report in reports)
@@ -163,21 +168,28 @@ def _denoising(reports: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any
         "changed_share_of_tokens": round(float(np.mean([r["changed_share"] for r in reports])), 4),
         "candidates_by_guard": dict(sorted(guard.items())),
         "likelihood_change": mean_95(change_N, seed),
-        "likelihood_change_worst": round(float(change_N.min()), 3),
+        "likelihood_change_worst": float(change_N.min()),
         "log_ratio_change": mean_95(ratio_N, seed),
     }
 
 
-def relative_change(report: Mapping[str, Any]) -> float:
-    """Of the base model's log-likelihood per token, from draft to answer: -0.05 is 5 % worse."""
-    before = report.get("draft_scores", {}).get("log_likelihood", 0.0)
-    return _difference(report, "log_likelihood") / abs(before) if before else 0.0
+def relative_change(before: float, after: float) -> float:
+    """Of the log-likelihood per token, from draft to answer: -0.05 is 5 % worse."""
+    return (after - before) / abs(before) if before else 0.0
 
 
-def _difference(report: Mapping[str, Any], number: str) -> float:
+def _likelihood_change(prompt: Messages, given: Given, likelihoods: Likelihoods) -> float:
+    draft = _draft(given) or ""
+    if given.findings["denoising"]["outcome"] != "improved":
+        return 0.0
+    return relative_change(likelihoods[prompt, draft], likelihoods[prompt, given.text])
+
+
+def _ratio_change(report: Mapping[str, Any]) -> float:
+    """As the server says."""
     if "answer_scores" not in report:
         return 0.0
-    return float(report["answer_scores"][number] - report["draft_scores"][number])
+    return float(report["answer_scores"]["log_ratio"] - report["draft_scores"]["log_ratio"])
 
 
 def _rewriting(given: Sequence[Given]) -> dict[str, Any]:

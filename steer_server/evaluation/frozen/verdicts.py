@@ -1,15 +1,16 @@
-"""The targets of steering a frozen model, and whether what was measured meets them.
+"""The targets of steering a frozen model, and whether what was measured meets them, before it is rounded.
 
 A win rate meets its target by its estimate; whether its interval lies above a half is said beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from steer_server.evaluation.frozen.ways import ALIGN_PRO
+from steer_server.evaluation.intervals import wilson_95
 
 WIN_RATE = 0.57
 LIKELIHOOD_CHANGE = -0.05
@@ -87,7 +88,8 @@ def _of_rewriting(rewriting: Mapping[str, Any]) -> Iterator[Target]:
 
 
 def _win_rate(what: str, against: Mapping[str, Any]) -> Target:
-    rate, bounds = against["win_rate"], against["win_rate_95"]
+    rate = (against["win"] + against["tie"] / 2) / against["prompts"]
+    bounds = wilson_95(rate, against["prompts"])
     beside = "above" if bounds[0] > 0.5 else "not above"
     found = f"{rate:.3f} {_interval(bounds)}, {against['prompts']} prompts; the interval is {beside} 0.5"
     return Target(what, _at_least(WIN_RATE), found, rate >= WIN_RATE)
@@ -96,7 +98,7 @@ def _win_rate(what: str, against: Mapping[str, Any]) -> Target:
 def _likelihood(what: str, denoising: Mapping[str, Any]) -> Target:
     worst, mean = denoising["likelihood_change_worst"], denoising["likelihood_change"]
     return Target(
-        f"{what}, base likelihood per token",
+        f"{what}, base likelihood per token, read by the judges' model",
         f">= {LIKELIHOOD_CHANGE}",
         f"worst answer {worst:+.3f}, mean {mean['mean']:+.4f} {_interval(mean['interval_95'], 4)}",
         worst >= LIKELIHOOD_CHANGE,
@@ -116,6 +118,6 @@ def _at_least(value: float) -> str:
     return f">= {value}"
 
 
-def _interval(bounds: list[float], digits: int = 3) -> str:
+def _interval(bounds: Sequence[float], digits: int = 3) -> str:
     low, high = (f"{bound:.{digits}f}" for bound in bounds)
     return f"[{low}, {high}]"

@@ -7,17 +7,17 @@ model's score: folds disjoint by country, capitalised words (names, places) mask
 
 from __future__ import annotations
 
-import gzip
-import json
 import random
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from steer_server.errors import EvaluationError
+from steer_server.errors import EvaluationError, TrainingError
 from steer_server.evaluation.countries import alpha_3
+from steer_server.training.survey_data import json_rows
 
 LABELS = ("yes", "no", "neutral")
 NUM_FOLDS = 5
@@ -29,7 +29,7 @@ _CAPITALISED = re.compile(r"\b[A-Z][\w'’]*")
 @dataclass(frozen=True)
 class Story:
     country: str
-    """ISO 3166 alpha-3."""
+    """ISO 3166 alpha-3, or the file's own name of a country that is not in it."""
     text: str
     """Without the question."""
     rule_of_thumb: str
@@ -37,21 +37,32 @@ class Story:
 
 
 def read_stories(path: Path) -> list[Story]:
-    """Stories from gzipped JSON lines with the keys `country, story, rule_of_thumb, label`.
+    """Stories from JSON lines, gzipped or not, with the keys `country, story, rule_of_thumb, label`.
 
-    Raises: EvaluationError for another label or a country that is not known.
+    Raises: EvaluationError for a row that lacks one of them or has another label, with its line.
     """
     stories = []
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            row = json.loads(line)
-            if row["label"] not in LABELS:
-                raise EvaluationError(f"{path.name}:{number}: the label is none of {', '.join(LABELS)}")
-            text = without_question(row["story"])
-            stories.append(Story(alpha_3(row["country"]), text, row["rule_of_thumb"], row["label"]))
+    try:
+        for where, row in json_rows(path):
+            try:
+                stories.append(_story(row))
+            except (KeyError, TypeError, ValueError) as error:
+                raise EvaluationError(f"{where}: {type(error).__name__} {error}") from error
+    except TrainingError as error:
+        raise EvaluationError(str(error)) from error
     if not stories:
         raise EvaluationError(f"{path.name} has no stories")
     return stories
+
+
+def _story(row: Mapping[str, Any]) -> Story:
+    for key in ("country", "story", "rule_of_thumb"):
+        if not isinstance(row[key], str) or not row[key].strip():
+            raise ValueError(f"{key} is {row[key]!r} and no text")
+    if row["label"] not in LABELS:
+        raise ValueError(f"label is {row['label']!r} and none of {', '.join(LABELS)}")
+    country = alpha_3(row["country"]) or row["country"]
+    return Story(country, without_question(row["story"]), row["rule_of_thumb"], row["label"])
 
 
 def without_question(text: str) -> str:
@@ -83,17 +94,22 @@ def sample_by_country(stories: Sequence[Story], limit: int, seed: int) -> list[i
     return sorted(chosen)
 
 
-def word_baselines(stories: Sequence[Story]) -> dict[str, list[str]]:
+def word_baselines(stories: Sequence[Story], known: Sequence[Story] = ()) -> dict[str, list[str]]:
     """The label of each story by two models of its words alone, each trained on other countries only:
     `words` naive Bayes on counts of words; `word pairs` logistic regression on tf-idf of words and pairs.
-    Empty where there are fewer than two countries."""
+    Where the other countries' stories all have one label, that is it. Empty where there are none.
+
+    Args:
+        known: further stories to train on, also of other countries only.
+    """
     from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GroupKFold, cross_val_predict
+    from sklearn.model_selection import GroupKFold
     from sklearn.naive_bayes import MultinomialNB
     from sklearn.pipeline import make_pipeline
 
-    countries = [story.country for story in stories]
+    rows = [*stories, *known]
+    countries = [story.country for story in rows]
     num_folds = min(NUM_FOLDS, len(set(countries)))
     if num_folds < 2:
         return {}
@@ -102,10 +118,15 @@ def word_baselines(stories: Sequence[Story]) -> dict[str, list[str]]:
         "words": make_pipeline(CountVectorizer(), MultinomialNB()),
         "word pairs": make_pipeline(pairs, LogisticRegression(C=10, max_iter=1000)),
     }
-    texts = [without_names(story.text) for story in stories]
-    labels = [story.label for story in stories]
-    folds = GroupKFold(num_folds)
-    return {
-        name: list(map(str, cross_val_predict(model, texts, labels, groups=countries, cv=folds)))
-        for name, model in models.items()
-    }
+    texts = [without_names(story.text) for story in rows]
+    found = {name: [""] * len(stories) for name in models}
+    for others, asked in GroupKFold(num_folds).split(rows, groups=countries):
+        labels = [rows[i].label for i in others]
+        judged = [i for i in asked if i < len(stories)]
+        for name, model in models.items():
+            guesses: Sequence[str] = labels[:1] * len(judged)
+            if judged and len(set(labels)) > 1:
+                guesses = model.fit([texts[i] for i in others], labels).predict([texts[i] for i in judged])
+            for i, guess in zip(judged, guesses, strict=True):
+                found[name][i] = str(guess)
+    return found

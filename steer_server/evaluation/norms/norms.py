@@ -1,8 +1,9 @@
 """`eval norms`: is what a story describes acceptable? Accuracy of a running server's judgement, by country.
 
-A judgement is the label with the largest share, averaged over option orders (answers.py, by letters).
+A judgement is the label with the largest share, averaged over option orders (answers.py, by letters); a tie
+is wrong.
 
-majority    the most frequent label of all stories                      no model
+majority    the most frequent label of the file's stories               no model
 words       a bag of words, trained on other countries                  no model: what the wording gives away
 word pairs  a stronger one, with pairs of words                         no model
 base        the model, not steered, not told the country
@@ -30,8 +31,9 @@ import numpy as np
 from steer_server.errors import EvaluationError
 from steer_server.evaluation.answers import Answer, Reader, Setting
 from steer_server.evaluation.client import RequestFailed, ServerClient
-from steer_server.evaluation.countries import country_name
+from steer_server.evaluation.countries import alpha_3, country_name
 from steer_server.evaluation.html import write_all
+from steer_server.evaluation.named_settings import BASE, read_plans
 from steer_server.evaluation.norms.data import (
     LABELS,
     Story,
@@ -41,18 +43,21 @@ from steer_server.evaluation.norms.data import (
 )
 from steer_server.evaluation.norms.report import accuracy_table, country_table, sections
 from steer_server.evaluation.report import Results
-from steer_server.evaluation.survey.survey import own_cultures
+from steer_server.evaluation.survey.plan import own_cultures
 from steer_server.progress import Progress
 
 OPTIONS = ("Yes", "No", "Neutral")
 """In the order of `LABELS`."""
-BASE = Setting("base")
+TIED = "tied"
+"""The judgement that is wrong whatever people say."""
 
 
 @dataclass(frozen=True)
 class NormsOptions:
     url: str
     data: Path
+    known: Path | None = None
+    """Stories that training may have seen, for the baselines of words to learn from too."""
     api_key: str = ""
     seed: int = 20261121
     concurrency: int = 16
@@ -74,8 +79,10 @@ def evaluate_norms(options: NormsOptions, out: Path) -> None:
     results, client = asyncio.run(run_norms(options))
     tables = [accuracy_table(results), country_table(results, all_countries=False)]
     write_all(out, "Norms: judgements of social stories", results, sections(results), tables)
+    for remark in results["remarks"]:
+        print(remark)
     print(json.dumps(results["headline"]))
-    client.check_failures()
+    client.check_failures(results["num_dropped"], results["data"]["num_stories"])
 
 
 async def run_norms(
@@ -86,6 +93,7 @@ async def run_norms(
     Raises: EvaluationError when the server does not answer or nothing was answered.
     """
     every = read_stories(options.data)
+    known = read_stories(options.known) if options.known else []
     async with ServerClient(options.url, options.api_key, options.concurrency, transport) as client:
         info = await client.info()
         own = own_cultures(info.cultures, options.cultures, {story.country for story in every})
@@ -95,28 +103,62 @@ async def run_norms(
         if not chosen:
             raise EvaluationError(f"no story of {options.data.name} is of a country that a culture lists")
         stories = [every[i] for i in chosen]
+        cultures = sorted(set(own.values()))
+        plans = await read_plans(client, [BASE, *(Setting.of_blend(c, {c: 1.0}) for c in cultures)])
         settings = cells(stories, own)
         answers = await _ask(options, Reader(client, info.model), stories, settings)
         judged: dict[str, dict[int, str]] = {
-            name: {i: LABELS[int(answer.mean_N.argmax())] for i, answer in by_story.items()}
+            name: {i: judgement(answer) for i, answer in by_story.items()}
             for name, by_story in answers.items()
         }
-        baselines = {"majority": majority_labels(every), **word_baselines(every)}
-        for name, labels in baselines.items():
+        words = word_baselines(every, known)
+        for name, labels in {"majority": majority_labels(every), **words}.items():
             judged[name] = {n: labels[i] for n, i in enumerate(chosen)}
-        results = score(stories, own, judged, answers)
+        try:
+            results = score(stories, own, judged, answers)
+        except EvaluationError:
+            client.check_failures()  # Says why nothing was judged.
+            raise
         results["data"] = {
             "file": options.data.name,
+            "baselines": _describe_words(options, len(every), len(known), has_words=bool(words)),
             "num_stories": len(stories),
             "num_stories_in_file": len(every),
             "seed": options.seed,
         }
         results["option_orders"] = options.orders
+        results["plans"] = plans
+        results["remarks"] = _remarks(stories, results["num_dropped"])
         return results | {"server": info.describe(), "requests": client.describe()}, client
 
 
+def judgement(answer: Answer) -> str:
+    """The label with the largest share, or `TIED`."""
+    return TIED if answer.choice is None else LABELS[answer.choice]
+
+
+def _describe_words(options: NormsOptions, num_own: int, num_known: int, *, has_words: bool) -> str:
+    if not has_words:
+        return (
+            "No rows of words: the file has one country, and they learn from others; --known FILE has some."
+        )
+    learnt = f"Words learnt from the file's {num_own} stories"
+    if options.known:
+        return f"{learnt} and {num_known} of {options.known.name}."
+    return f"{learnt} only; --known FILE adds those that were trained on."
+
+
+def _remarks(stories: Sequence[Story], num_dropped: int) -> list[str]:
+    found = []
+    if unknown := sorted({story.country for story in stories if alpha_3(story.country) is None}):
+        found.append(f"Not on the ISO list of countries, and named as in the file: {', '.join(unknown)}.")
+    if num_dropped:
+        found.append(f"{num_dropped} of {len(stories)} stories were left out, as a request failed.")
+    return found
+
+
 def majority_labels(stories: Sequence[Story]) -> list[str]:
-    """The most frequent label of all, for every story."""
+    """The most frequent label of these, for every story."""
     ((label, _),) = Counter(story.label for story in stories).most_common(1)
     return [label] * len(stories)
 

@@ -18,9 +18,9 @@ ROWS = {
 }
 INTRODUCTION = (
     "The question that ended a story in the original gave the label away and is removed. The model chooses "
-    "among lettered options; shares are averaged over option orders. The two rows of words see the story's "
-    "words alone, names masked, and learn from other countries: what they score is in the wording, not in "
-    "any culture."
+    "among lettered options; shares are averaged over option orders, and a tie is wrong. The two rows of "
+    "words see the story's words alone, names masked, and learn from other countries: what they score is in "
+    "the wording, not in any culture."
 )
 
 
@@ -45,7 +45,8 @@ def accuracy_table(results: Mapping[str, Any]) -> Table:
         rows.append(cells)
     people = ["people"] + [""] * (len(header) - 2)
     rows.append([*people, " / ".join(f"{v:.2f}" for v in results["people"].values())])
-    return Table(header, rows, "Accuracy against people's judgement; higher is better")
+    caption = f"Accuracy against people's judgement; higher is better. {results['data']['baselines']}"
+    return Table(header, rows, caption)
 
 
 def country_table(results: Mapping[str, Any], *, all_countries: bool = True) -> Table:
@@ -71,9 +72,9 @@ def sections(results: Mapping[str, Any]) -> list[Section]:
     )
     if requests["failed"]:
         intro += (
-            f"\n\n{requests['failed']} of {requests['requests']} requests failed, and "
-            f"{results['num_dropped']} stories were left out for it; report.json lists them."
+            f"\n\n{requests['failed']} of {requests['requests']} requests failed; report.json lists them."
         )
+    intro = "\n\n".join([intro, *results["remarks"]])
     diagnostics = Table(
         ["row", "stories", "mass", "letters by bound"],
         [

@@ -81,9 +81,9 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def is_monotone(x: Sequence[float], y: Sequence[float]) -> bool:
-    """Whether y never falls as x rises. x has no ties."""
+    """Whether y never falls as x rises, and has risen at the end. x has no ties."""
     ordered = [value for _, value in sorted(zip(x, y, strict=True))]
-    return ordered == sorted(ordered)
+    return ordered == sorted(ordered) and ordered[0] < ordered[-1]
 
 
 def _ranks(values: Sequence[float]) -> list[float]:

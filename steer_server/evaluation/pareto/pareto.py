@@ -2,7 +2,8 @@
 
 For every pair of axes the weights sweep from one to the other; each axis is judged on its held-out
 preference pairs, by how much more than the base model the server prefers their chosen answers.
-`plan.py` says what is asked, `pair_reader.py` how, `scores.py` what is made of it.
+`plan.py` says what is asked, `chosen_pairs.py` on which pairs, `pair_reader.py` how, `scores.py` what is made
+of it.
 
 Not covered: what the server writes by itself; vectors with more than two axes; two adapters' axes at once.
 """
@@ -26,13 +27,22 @@ from steer_server.evaluation.answers import Reader, Setting
 from steer_server.evaluation.client import RequestFailed, ServerClient
 from steer_server.evaluation.distributions import Shares
 from steer_server.evaluation.html import write_all
+from steer_server.evaluation.named_settings import read_plans
+from steer_server.evaluation.pareto.chosen_pairs import PairSplit, choose_pairs
 from steer_server.evaluation.pareto.pair_reader import EncodedPair, PairReader
 from steer_server.evaluation.pareto.plan import Plan, parse_soups, plan_sweeps
-from steer_server.evaluation.pareto.report import front_table, response_table, sections, verdict_lines
+from steer_server.evaluation.pareto.report import (
+    axis_table,
+    front_table,
+    pair_table,
+    response_table,
+    sections,
+    verdict_lines,
+)
 from steer_server.evaluation.pareto.scores import ParetoScores
 from steer_server.progress import Progress
 from steer_server.training.panacea_recipe import PanaceaRecipe
-from steer_server.training.preference_data import PreferencePair, axis_split, spread
+from steer_server.training.preference_data import PreferencePair
 
 Results = dict[str, Any]
 """What goes into `report.json`."""
@@ -47,8 +57,9 @@ class ParetoOptions:
     api_key: str = ""
     points: int = 11
     """Of every sweep, both ends included; odd, so that even weights are one."""
+    split: PairSplit = "held-out"
     pairs: int = 10
-    """Most held-out preference pairs per axis, drawn as the card's are; 0 for all. With four axes, soups and
+    """Most preference pairs per axis, drawn as the card's are; 0 for all. With four axes, soups and
     prompts, ten are 3,760 requests and about 800,000 tokens."""
     soups: tuple[str, ...] = ()
     """`AXIS=CULTURE`."""
@@ -63,7 +74,7 @@ def evaluate_pareto(options: ParetoOptions, out: Path) -> None:
         for a bad recipe or bad data.
     """
     results, client = asyncio.run(run_pareto(options))
-    tables = [front_table(results), response_table(results)]
+    tables = [pair_table(results), front_table(results), response_table(results), axis_table(results)]
     write_all(out, "Pareto: weighing one value against another", results, sections(results), tables)
     for line in (*results["remarks"], *verdict_lines(results)):
         print(line)
@@ -83,8 +94,12 @@ async def run_pareto(
         info = await client.info()
         plan = plan_sweeps(recipe, info, options.points, parse_soups(options.soups))
         training = recipe.training
-        held_out = {axis: axis_split(recipe, axis, options.data)[1] for axis in plan.axes}
-        asked = {axis: spread(p, options.pairs or None, training.seed) for axis, p in held_out.items()}
+        chosen = {
+            axis: choose_pairs(recipe, axis, options.data, options.split, options.pairs or None)
+            for axis in plan.axes
+        }
+        asked = {axis: pairs.asked for axis, pairs in chosen.items()}
+        await read_plans(client, list(dict.fromkeys(setting for setting, _ in plan.cells())))
         pairs = PairReader(Reader(client, info.model), training.max_prompt_tokens, training.max_answer_tokens)
         try:
             await pairs.check_system_turn()
@@ -109,18 +124,13 @@ async def run_pareto(
             "data": {
                 "recipe": options.recipe.name,
                 "seed": training.seed,
+                "split": options.split,
                 "held_out_share": training.held_out_share,
                 "max_prompt_tokens": training.max_prompt_tokens,
                 "max_answer_tokens": training.max_answer_tokens,
                 "per_token": training.per_token,
                 "axes": {
-                    axis: {
-                        "beta": beta[axis],
-                        "held_out": len(held_out[axis]),
-                        "asked": len(asked[axis]),
-                        "scored": len(scores.kept[axis]),
-                        "dropped": len(asked[axis]) - len(scores.kept[axis]),
-                    }
+                    axis: {"beta": beta[axis], **chosen[axis].describe(scores.kept[axis].tolist())}
                     for axis in plan.axes
                 },
             },

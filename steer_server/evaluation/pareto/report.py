@@ -6,15 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from steer_server.evaluation.html import COLOURS, INK, Section, Table, add_legend, new_figure
+from steer_server.training.preference_baselines import BASELINES
 
 METHODS = {"panacea": "preference vector", "soup": "rewarded soup", "prompt": "told in words"}
 MARKS = {"panacea": "o-", "soup": "s--", "prompt": "^:"}
 
 INTRODUCTION = (
-    "Each axis has held-out preference pairs. Its objective J is the mean over them of σ(β Δ), where Δ is "
-    "how much more than the base model the server prefers the chosen answer to the rejected one, in nats of "
+    "Each axis has preference pairs. Its objective J is the mean over them of σ(β Δ), where Δ is how much "
+    "more than the base model the server prefers the chosen answer to the rejected one, in nats of "
     "log-probability (per token if the recipe says so), and β the axis' own in the recipe. The base model is "
     "0.5; higher is better. A sweep weighs two axes from one alone to the other alone.\n\n"
+    "J and the share that moved are relative to the base model: they say which way the adapter pushes, not "
+    "how often its answer would be the preferred one. An adapter that makes longer answers more probable, "
+    "whatever they say, moves the share of pairs in which the longer answer is the chosen one.\n\n"
     "The hypervolume is the area that a sweep dominates above (0.5, 0.5), the base model; the inner product "
     "is the mean over the sweep of Σ λ_i J_i, what each is worth to the one who asks for it. Larger is "
     "better. Sparsity is the mean squared step between neighbours and spacing the standard deviation of "
@@ -73,6 +77,33 @@ def response_table(results: Mapping[str, Any]) -> Table:
     )
 
 
+def axis_table(results: Mapping[str, Any]) -> Table:
+    """Each axis alone, beside what needs no model on the same pairs."""
+    alone: dict[str, Mapping[str, Any]] = {}
+    for result in results["pairs"]:
+        points = result["methods"]["panacea"]["points"]
+        for axis, point in zip(result["pair"], (points[0], points[-1]), strict=True):
+            alone[axis] = point[axis]
+    rows = [
+        [
+            axis,
+            str(counts["scored"]),
+            f"{alone[axis]['moved_share']:.3f}",
+            *(f"{found['likelihood_accuracy']:.3f}" for found in (results["base"][axis], alone[axis])),
+            *(f"{counts['baselines'][name]:.3f}" for name in BASELINES),
+        ]
+        for axis, counts in results["data"]["axes"].items()
+    ]
+    learnt = "the other pairs" if results["data"]["split"] == "all" else "the pairs for training"
+    return Table(
+        ["axis", "pairs", "moved", "likelier, base", "likelier", "longer", "shorter", "bag of words"],
+        rows,
+        "Each axis at weight 1, relative to the base model (moved) and as it is (likelier), beside always "
+        "the longer answer, always the shorter, and a bag of words on prompt and answers, learnt on "
+        f"{learnt}",
+    )
+
+
 def verdict_lines(results: Mapping[str, Any]) -> list[str]:
     word = {True: "yes", False: "no", None: "open"}
     return [f"{v['must_show']}: {word[v['holds']]}; {v['text']}" for v in results["verdicts"]]
@@ -90,8 +121,8 @@ def sections(results: Mapping[str, Any]) -> list[Section]:
         )
     verdicts = "\n\n".join([*verdict_lines(results), *results["remarks"]])
     page = [
-        Section("What is measured", intro, [_data_table(results)]),
-        Section("Result", verdicts, [front_table(results), response_table(results)]),
+        Section("What is measured", intro, [pair_table(results)]),
+        Section("Result", verdicts, [front_table(results), response_table(results), axis_table(results)]),
     ]
     for result in results["pairs"]:
         a, b = result["pair"]
@@ -111,17 +142,23 @@ def sections(results: Mapping[str, Any]) -> list[Section]:
     return page
 
 
-def _data_table(results: Mapping[str, Any]) -> Table:
+def pair_table(results: Mapping[str, Any]) -> Table:
+    """Which pairs are scored, and how many are not."""
+    counts = ("in_data", "left_out_as_training", "left_out_as_near_copies", "asked", "scored", "dropped")
     rows = [
-        [axis, f"{c['beta']:g}", str(c["held_out"]), str(c["asked"]), str(c["scored"]), str(c["dropped"])]
-        for axis, c in results["data"]["axes"].items()
+        [axis, f"{found['beta']:g}", *(str(found[count]) for count in counts)]
+        for axis, found in results["data"]["axes"].items()
     ]
-    cost = results["cost"]
+    cost, data = results["cost"], results["data"]
+    left_out = {
+        "held-out": "those for training and near copies of them are left out",
+        "all": "none is left out, so the adapter must have been trained on other data",
+    }
     return Table(
-        ["axis", "β", "held-out pairs", "asked", "scored", "left out"],
+        ["axis", "β", "pairs", "for training", "near copies of those", "asked", "scored", "not answered"],
         rows,
-        f"{results['data']['recipe']}: {cost['settings']} settings, {cost['requests']} requests of two "
-        f"answers, {cost['tokens']} tokens",
+        f"{data['recipe']}, {data['split']} pairs: {left_out[data['split']]}; "
+        f"{cost['settings']} settings, {cost['requests']} requests of two answers, {cost['tokens']} tokens",
     )
 
 

@@ -219,7 +219,7 @@ def spearman_verdict(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "must_show": f"Spearman >= {MIN_SPEARMAN} for every axis of every pair",
         "holds": reached == len(found),
         "text": f"{reached} of {len(found)} reach it, lowest {least:.3f} ({axis} in {where}); "
-        f"{sum(monotone for _, monotone, *_ in found)} of {len(found)} never fall",
+        f"{sum(monotone for _, monotone, *_ in found)} of {len(found)} rise and never fall",
         "least_spearman": least,
     }
 

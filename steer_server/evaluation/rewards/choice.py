@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import numpy as np
 
+from steer_server.catalogue.reward_head import text_or_space
 from steer_server.evaluation.intervals import bootstrap_95
 from steer_server.evaluation.judge_prompts import Messages
 from steer_server.evaluation.judges import Judge, Scorer
@@ -149,10 +150,9 @@ async def _ask(http: httpx.AsyncClient, options: ChoiceOptions, prompt: Messages
 async def _scores(
     http: httpx.AsyncClient, options: ChoiceOptions, prompt: Messages, texts: Sequence[str]
 ) -> list[float]:
-    # An answer without any text is scored as a space, which the template takes off.
     body = {
         "messages": as_messages(prompt),
-        "answers": [text or " " for text in texts],
+        "answers": [text_or_space(text) for text in texts],
         "heads": [options.head],
     }
     found = await _post(http, "/v1/rewards", body)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from steer_server.evaluation.html import Section, Table
+from steer_server.evaluation.seen_prompts import unknown_sentence
 
 
 def tables(results: Mapping[str, Any]) -> list[Table]:
@@ -63,7 +64,8 @@ def sections(results: Mapping[str, Any]) -> list[Section]:
         Section(
             "What choosing gains",
             "Scores by the head that chose, and wins by a judge that learnt from other people's choices. The "
-            "row with another seed compares one answer with itself.",
+            "row with another seed compares one answer with itself. "
+            + unknown_sentence(results["unknown_training"]),
             [choice_table(results)],
         ),
     ]

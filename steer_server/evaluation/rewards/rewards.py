@@ -20,10 +20,12 @@ from steer_server.evaluation.client import ServerClient
 from steer_server.evaluation.html import write_all
 from steer_server.evaluation.judge_prompts import prompts_for
 from steer_server.evaluation.judges import Scorer, read_judges
+from steer_server.evaluation.named_settings import read_plans
 from steer_server.evaluation.rewards.choice import ChoiceOptions, judged, measure_choice
 from steer_server.evaluation.rewards.cost import CostOptions, measure_cost
 from steer_server.evaluation.rewards.report import sections, tables
 from steer_server.evaluation.samples import Sampling
+from steer_server.evaluation.seen_prompts import head_setting, unknown_sentence, unknown_training
 from steer_server.settings import Settings
 
 SECONDS = 600.0
@@ -36,7 +38,7 @@ class RewardsOptions:
     """Directory of the recipes' data files."""
     judges: Path
     shipped: Path = Path("adapters")
-    """Adapters that are served; the head is found here, and judges share no training units with it."""
+    """Adapters that are served; the head is found here, and judges were trained on none of its prompts."""
     key: str = ""
     """An operator's: heads are pushed."""
     head: str = "harmless"
@@ -62,6 +64,8 @@ def evaluate_rewards(options: RewardsOptions, settings: Settings, out: Path) -> 
     """
     results = asyncio.run(run_rewards(options, BaseModel.fetched(settings), settings.cache))
     write_all(out, "Reward heads", results, sections(results), tables(results))
+    if results["unknown_training"]:
+        print(unknown_sentence(results["unknown_training"]))
     print(json.dumps(results["headline"]))
 
 
@@ -74,6 +78,7 @@ async def run_rewards(options: RewardsOptions, base: BaseModel, cache: Path) -> 
     package = options.shipped / f"head-{options.head}"
     async with ServerClient(options.url, options.key) as client:
         info = await client.info()
+        plans = await read_plans(client, [head_setting(options.head)])
     headers = {"Authorization": f"Bearer {options.key}"} if options.key else {}
     async with httpx.AsyncClient(
         base_url=options.url.rstrip("/"), headers=headers, timeout=SECONDS, limits=httpx.Limits()
@@ -99,6 +104,7 @@ async def run_rewards(options: RewardsOptions, base: BaseModel, cache: Path) -> 
     return {
         "server": info.describe(),
         "cost": cost,
+        "unknown_training": unknown_training(options.shipped, info, plans.values(), [judge]),
         "choice": {**chosen, "prompts": found.describe(), "judge": {"name": judge.name, **judge.describe()}},
         "options": {
             "head": options.head,

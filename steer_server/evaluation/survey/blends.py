@@ -3,8 +3,8 @@
 For cultures a and b, `d_a(w)` is the divergence, averaged over questions, of the answers at weights
 `{a: 1-w, b: w}` from a's own answers; `d_b(w)` likewise. A case is one pair and one of its ends.
 
-between   the blends at w = 0.25, 0.5, 0.75 are nearer to that end than the other end is
-monotone  the distance to that end never falls as the weight moves away from it
+between   the blends at w = 0.25, 0.5, 0.75 have left that end, and are nearer to it than the other end is
+monotone  the distance to that end never falls as the weight moves away from it, and is larger at the last
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def score_blends(
     """Sweeps in bits and the shares of cases in the module's docstring; None without a pair.
 
     `people_*`: distance of the sweep's middle to the people of the pair's countries, where it may be between
-    the two ends', lower than both or higher than both.
+    the two ends', lower than both, or neither.
     """
     sweeps: list[dict[str, Any]] = []
     cases: list[tuple[bool, bool, bool]] = []
@@ -86,7 +86,9 @@ def score_blends(
             ]
             away = distances if end == 0 else distances[::-1]
             is_resolved = away[-1] >= MIN_RESOLVED_BITS
-            cases.append((max(away[1:-1]) < away[-1], away == sorted(away), is_resolved))
+            is_between = all(away[0] < distance < away[-1] for distance in away[1:-1])
+            is_monotone = away == sorted(away) and away[-1] > away[0]
+            cases.append((is_between, is_monotone, is_resolved))
             sweep["to_ends"][culture] = _rounded(distances)
         for country in (c for c, culture in own.items() if culture in pair):
             theirs = [key for key in keys if key in people[country]]
@@ -123,7 +125,7 @@ def _place(distances: Sequence[float]) -> str:
     middle, ends = distances[len(distances) // 2], (distances[0], distances[-1])
     if middle < min(ends):
         return "lower"
-    return "between" if middle <= max(ends) else "higher"
+    return "between" if min(ends) < middle < max(ends) else "not lower"
 
 
 def _share(found: Sequence[bool]) -> float | None:

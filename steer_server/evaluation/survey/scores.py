@@ -4,7 +4,7 @@ A question counts for a country only if it was answered under every setting, so 
 the pooled row leaves out questions that no other country was asked.
 
 The table needs no model either: it answers a question with the mean of the country's own answers to other
-questions with the same options, those that training sees, and uniformly where there are none.
+questions with the same options, among those that are known, and uniformly where there are none.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from steer_server.training.survey_data import SurveyQuestion
 NUM_RESAMPLES = 1000
 POOLED = "pooled"
 TABLE = "table"
-FIXED_ROWS = ("uniform", TABLE, POOLED, "base", "prompt", "own")
+OWN = "own"
+FIXED_ROWS = ("uniform", TABLE, POOLED, "base", "prompt", OWN)
 
 
 class SurveyScores:
@@ -38,32 +39,39 @@ class SurveyScores:
 
     def __init__(
         self,
+        countries: Sequence[str],
         own: Mapping[str, str],
         cultures: Sequence[str],
         people: Mapping[str, Mapping[Key, SurveyQuestion]],
         asked: Sequence[Key],
         answers: Answers,
-        trained: Mapping[str, Sequence[SurveyQuestion]] | None = None,
+        learnt: Mapping[str, Mapping[Key, SurveyQuestion]],
     ) -> None:
         """
         Args:
-            trained: by country, the questions that the table may know; without them there is no such row.
+            countries: that are scored. Those without an `own` culture have rows of their own.
+            learnt: by country, the questions that rows without a model know, beside the one they answer in
+                other countries.
         """
-        self.trained = trained or {}
-        self.own, self.cultures, self.people, self.answers = own, cultures, people, answers
-        self.asked = asked
+        self.countries, self.own, self.cultures = countries, own, cultures
+        self.people, self.answers, self.asked, self.learnt = people, answers, asked, learnt
 
     def pooled(self, country: str, key: Key) -> Shares | None:
         """Mean of the other countries' people on the same question, each country counting the same."""
-        others = [rows[key].distribution for c, rows in self.people.items() if c != country and key in rows]
-        return mean_shares(others) if others else None
+        known = {
+            c: rows[key].distribution
+            for by_country in (self.learnt, self.people)
+            for c, rows in by_country.items()
+            if c != country and key in rows
+        }
+        return mean_shares(list(known.values())) if known else None
 
     def table(self, country: str, key: Key) -> Shares:
-        """Mean of the country's trained questions with the same options; uniform when there are none."""
+        """Mean of the country's other questions with the same options; uniform when none is known."""
         text, options = key
         alike = [
             row.distribution
-            for row in self.trained.get(country, ())
+            for row in self.learnt.get(country, {}).values()
             if row.options == options and row.question != text
         ]
         return mean_shares(alike) if alike else np.full(len(options), 1 / len(options))
@@ -77,28 +85,35 @@ class SurveyScores:
         if setting == POOLED:
             pooled = self.pooled(country, key)
             return None if pooled is None else pooled[None]
-        name = {"prompt": f"prompt {country}", "own": self.own.get(country, "")}.get(setting, setting)
+        name = {"prompt": f"prompt {country}", OWN: self.own.get(country, "")}.get(setting, setting)
         answer = self.answers.get(name, {}).get(key)
         return None if answer is None else answer.shares_O_N
 
     @cached_property
     def questions(self) -> dict[str, list[Key]]:
-        """By country that has a culture, the questions that count."""
-        settings = [s for s in (*FIXED_ROWS, *self.cultures) if s != POOLED]
+        """By country, the questions that count."""
         return {
             country: [
                 key
-                for key in self.asked
-                if key in self.people[country]
-                and all(self.model_shares(s, country, key) is not None for s in settings)
+                for key in self.asked_in(country)
+                if all(
+                    self.model_shares(setting, country, key) is not None
+                    for setting in ("base", "prompt", *self.cultures)
+                )
             ]
-            for country in self.own
+            for country in self.countries
         }
+
+    def asked_in(self, country: str) -> list[Key]:
+        """The questions that were asked and that the country's people answered."""
+        return [key for key in self.asked if key in self.people[country]]
 
     def keys_of(self, setting: str, country: str) -> list[Key]:
         """The questions that count for one setting."""
         keys = self.questions[country]
-        if setting == TABLE and not self.trained.get(country):
+        if setting == TABLE and not self.learnt.get(country):
+            return []
+        if setting == OWN and country not in self.own:
             return []
         return [k for k in keys if self.pooled(country, k) is not None] if setting == POOLED else keys
 
@@ -113,43 +128,61 @@ class SurveyScores:
 
     def results(self, seed: int) -> dict[str, Any]:
         """Raises: EvaluationError when no question was answered under every setting."""
-        own = {country: keys for country, keys in self.questions.items() if keys}
-        if not own:
+        scored = [country for country, keys in self.questions.items() if keys]
+        if not scored:
             raise EvaluationError("no question was answered under every setting")
+        own = [country for country in scored if country in self.own]
+        without = [country for country in scored if country not in self.own]
         rows = {
             setting: {
                 c: float(self.divergences(setting, c, keys).mean())
-                for c in own
+                for c in scored
                 if (keys := self.keys_of(setting, c))
             }
             for setting in FIXED_ROWS
         }
         matrix = {
-            c: {culture: float(self.divergences(culture, c, keys).mean()) for culture in self.cultures}
-            for c, keys in own.items()
+            c: {k: float(self.divergences(k, c, self.questions[c]).mean()) for k in self.cultures}
+            for c in scored
         }
-        others = {c: [v for k, v in matrix[c].items() if k != self.own[c]] for c in own}
         if len(self.cultures) > 1:
+            others = {c: [v for k, v in matrix[c].items() if k != self.own[c]] for c in own}
             rows["mean other"] = {c: float(np.mean(others[c])) for c in own}
             rows["best other"] = {c: min(others[c]) for c in own}
         return {
-            "rows": {setting: self._row(setting, by) for setting, by in rows.items() if by},
+            "rows": self._rows(rows, own),
+            "rows_without_own": self._rows(rows, without),
             "countries": {
                 c: {
-                    "culture": self.own[c],
-                    "questions": len(keys),
-                    "dropped": sum(key in self.people[c] for key in self.asked) - len(keys),
+                    "culture": self.own.get(c),
+                    "questions": len(self.questions[c]),
+                    "dropped": len(self.asked_in(c)) - len(self.questions[c]),
                     "jsd_bits": {s: round(by[c], 4) for s, by in rows.items() if c in by},
                 }
-                for c, keys in own.items()
+                for c in scored
             },
-            "matrix": {c: {k: round(v, 4) for k, v in by.items()} for c, by in matrix.items()},
-            "matrix_without_own": self._matrix_without_own(),
-            "own_vs_base": self._reduction(seed)
-            | {"own_below_uniform": self._mean(rows["own"]) < self._mean(rows["uniform"])},
-            "own_vs_others": self._beaten(matrix),
-            "diagnostics": self._diagnostics(),
+            "dropped": self._dropped(),
+            "matrix": {c: _rounded(matrix[c]) for c in own},
+            "matrix_without_own": {c: _rounded(matrix[c]) for c in without},
+            "own_vs_base": self._reduction(seed, own)
+            | {"own_below_uniform": self._mean(rows[OWN]) < self._mean({c: rows["uniform"][c] for c in own})}
+            if own
+            else None,
+            "own_vs_others": self._beaten({c: matrix[c] for c in own}),
+            "diagnostics": self._diagnostics(own, without),
         }
+
+    def _rows(
+        self, rows: Mapping[str, Mapping[str, float]], countries: Sequence[str]
+    ) -> dict[str, dict[str, Any]]:
+        """Means over these countries, of the rows that have any of them."""
+        chosen = {setting: {c: by[c] for c in countries if c in by} for setting, by in rows.items()}
+        return {setting: self._row(setting, by) for setting, by in chosen.items() if by}
+
+    def _dropped(self) -> dict[str, int]:
+        """How many questions do not count, as requests failed, of all that were asked, country by country."""
+        asked = sum(len(self.asked_in(c)) for c in self.countries)
+        return {"questions": asked - sum(map(len, self.questions.values())), "of": asked}
 
     def _row(self, setting: str, by_country: Mapping[str, float]) -> dict[str, Any]:
         worst = max(by_country, key=lambda c: by_country[c])
@@ -166,10 +199,10 @@ class SurveyScores:
         return row
 
     def _mean(self, by_country: Mapping[str, float]) -> float:
-        """Over the countries of a culture, then over cultures."""
-        by_culture: dict[str, list[float]] = {}
+        """Over the countries of a culture, then over cultures; a country without one is one."""
+        by_culture: dict[tuple[bool, str], list[float]] = {}
         for country, value in by_country.items():
-            by_culture.setdefault(self.own[country], []).append(value)
+            by_culture.setdefault((country in self.own, self.own.get(country, country)), []).append(value)
         return float(np.mean([np.mean(values) for values in by_culture.values()]))
 
     def _wasserstein(self, setting: str, country: str) -> float | None:
@@ -184,20 +217,19 @@ class SurveyScores:
         keys = self.keys_of(setting, country)
         return float(np.mean([entropy_bits(self._shares(setting, country, k)).mean() for k in keys]))
 
-    def people_entropy(self) -> float:
+    def people_entropy(self, countries: Sequence[str]) -> float | None:
         """How spread people's own answers are, in bits; to hold the models' `entropy_bits` against."""
-        return self._mean(
-            {
-                c: float(np.mean([entropy_bits(self._human(c, k)) for k in keys]))
-                for c, keys in self.questions.items()
-                if keys
-            }
-        )
+        if not countries:
+            return None
+        entropies = {
+            c: float(np.mean([entropy_bits(self._human(c, k)) for k in self.questions[c]])) for c in countries
+        }
+        return round(self._mean(entropies), 4)
 
-    def _reduction(self, seed: int) -> dict[str, Any]:
+    def _reduction(self, seed: int, countries: Sequence[str]) -> dict[str, Any]:
         """How much lower own is than base, in percent of base, with the central 95 % of what resampling the
         questions gives: the uncertainty from these questions, not from these countries."""
-        own = {c: keys for c, keys in self.questions.items() if keys}
+        own = {c: self.questions[c] for c in countries}
         scores = {s: np.full((len(own), len(self.asked)), np.nan) for s in ("base", "own")}
         for s, matrix in scores.items():
             for i, (country, keys) in enumerate(own.items()):
@@ -229,7 +261,7 @@ class SurveyScores:
 
     def _beaten(self, matrix: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
         """Shares of countries whose own culture is nearer to their people than other cultures are."""
-        if len(self.cultures) < 2:
+        if len(self.cultures) < 2 or not matrix:
             return {"countries": 0, "beats_every_other_share": None, "beats_mean_other_share": None}
         every, mean = [], []
         for country, by in matrix.items():
@@ -243,25 +275,11 @@ class SurveyScores:
             "beats_mean_other_share": round(sum(mean) / len(mean), 3),
         }
 
-    def _matrix_without_own(self) -> dict[str, dict[str, float]]:
-        """Countries that no culture lists, on those of their questions that were asked anyway."""
-        found: dict[str, dict[str, float]] = {}
-        for country in sorted(set(self.people) - set(self.own)):
-            keys = [
-                k
-                for k in self.asked
-                if k in self.people[country] and all(k in self.answers.get(s, {}) for s in self.cultures)
-            ]
-            if keys:
-                found[country] = {
-                    s: round(float(self.divergences(s, country, keys).mean()), 4) for s in self.cultures
-                }
-        return found
-
-    def _diagnostics(self) -> dict[str, Any]:
+    def _diagnostics(self, own: Sequence[str], without: Sequence[str]) -> dict[str, Any]:
         """By setting: mean probability of answering with an option, and letters known only by bound."""
         return {
-            "people_entropy_bits": round(self.people_entropy(), 4),
+            "people_entropy_bits": self.people_entropy(own),
+            "people_entropy_bits_without_own": self.people_entropy(without),
             "settings": {
                 name: {
                     "answers": len(by_key),
@@ -280,3 +298,7 @@ class SurveyScores:
 
     def _human(self, country: str, key: Key) -> Shares:
         return mean_shares([self.people[country][key].distribution])
+
+
+def _rounded(by_culture: Mapping[str, float]) -> dict[str, float]:
+    return {culture: round(bits, 4) for culture, bits in by_culture.items()}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steer_server.evaluation.html import COLOURS, INK, Section, Table, add_legend, new_figure
+from steer_server.evaluation.seen_prompts import unknown_sentence
 
 INTRODUCTION = (
     "A judge is a reward head: a linear score on the base model's last hidden state of a text, learnt from "
@@ -71,7 +72,7 @@ def judge_table(results: Mapping[str, Any]) -> Table:
 def sections(results: Mapping[str, Any]) -> list[Section]:
     """The page."""
     requests, sampling = results["requests"], results["sampling"]
-    intro = INTRODUCTION
+    intro = "\n\n".join(filter(None, (INTRODUCTION, unknown_sentence(results["unknown_training"]))))
     if requests["failed"]:
         dropped = sum(r["dropped"] for found in results["judges"].values() for r in found["rows"].values())
         intro += (

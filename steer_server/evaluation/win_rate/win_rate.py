@@ -44,6 +44,7 @@ from steer_server.evaluation.samples import (
     describe_samples,
     sample_answers,
 )
+from steer_server.evaluation.seen_prompts import unknown_sentence, unknown_training
 from steer_server.evaluation.win_rate.report import sections, win_rate_table
 from steer_server.evaluation.win_rate.scores import Duel, compare
 from steer_server.settings import Settings
@@ -56,7 +57,8 @@ class WinRateOptions:
     """Directory of the recipes' data files."""
     judges: Path
     shipped: Path = Path("adapters")
-    """Adapters that steer; judges must not share training units with them."""
+    """Adapters that steer: what they were trained on is not asked, and judges must share none of it with the
+    heads among them."""
     api_key: str = ""
     settings: tuple[str, ...] = ()
     """`NAME=JSON`; empty for every value axis alone and the first two half and half."""
@@ -80,6 +82,8 @@ def evaluate_win_rate(options: WinRateOptions, settings: Settings, out: Path) ->
     """
     results, client = asyncio.run(run_win_rate(options, BaseModel.fetched(settings), settings.cache))
     write_all(out, "Win rates", results, sections(results), [win_rate_table(results)])
+    if results["unknown_training"]:
+        print(unknown_sentence(results["unknown_training"]))
     print(json.dumps(results["headline"]))
     client.check_failures()
 
@@ -107,6 +111,7 @@ async def run_win_rate(
         reference, settings = chosen_settings(options, info)
         plans = await read_plans(client, [reference, *settings])
         cells = [(reference, sampling.seed), *((s, sampling.other_seed) for s in (reference, *settings))]
+        unknown = unknown_training(options.shipped, info, plans.values(), judges)
         samples = await sample_answers(client, info.model, cells, every, sampling, plans)
     scorer = Scorer(base, cache)
     rows = [(noise_name(reference), reference), *((setting.name, setting) for setting in settings)]
@@ -130,6 +135,7 @@ async def run_win_rate(
         },
         "judges": judged,
         "answers": answers,
+        "unknown_training": unknown,
         "headline": headline(judged),
     }
     return results | {"server": info.describe(), "requests": client.describe()}, client

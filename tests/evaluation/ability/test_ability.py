@@ -109,6 +109,12 @@ async def test_a_failed_question_is_left_out_under_every_setting_and_counted() -
     assert {row["words"]["questions"] for row in results["rows"].values()} == {10}
 
 
+async def test_an_answer_under_another_plan_is_a_failure_and_not_a_result() -> None:
+    fake = server(applied=lambda plan: "unsteered" if "blue" in plan else plan)
+    with pytest.raises(EvaluationError, match="plan unsteered was applied instead of"):
+        await results_of(fake, limit=3)
+
+
 async def test_an_engine_without_log_probabilities_is_an_error_that_says_what_failed(fake: Running) -> None:
     with pytest.raises(EvaluationError, match="requests failed, first"):
         await run_ability(AbilityOptions(url=fake.url, limit=2))
@@ -156,7 +162,8 @@ def test_many_failures_are_an_error_after_the_reports_are_written(
         return httpx.Response(400, text="no") if is_bad else None
 
     code, output, out = evaluate(server(refuse=refuse))
-    assert code != 0 and "requests failed" in output
+    assert code != 0 and "1 of 6 questions or texts were left out" in output
+    assert "0 of letters, 1 of words" in " ".join(output.split()), "also in the printed table"
     assert json.loads((out / "report.json").read_text())["dropped"]["words"] == 1
     assert (
         "left out under every setting: 0 of passages, 0 of letters, 1 of words"

@@ -7,8 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from typer.testing import CliRunner
 
+from steer_server.cli import app
 from steer_server.errors import EvaluationError
 from steer_server.evaluation.countries import alpha_3, country_name
 from steer_server.evaluation.html import write_page
@@ -86,6 +89,59 @@ async def test_accuracies_are_of_the_judgements_and_stand_beside_what_the_words_
     assert "<svg" in (tmp_path / "page.html").read_text()
 
 
+async def test_a_tie_is_wrong_whatever_people_say(data: Path) -> None:
+    """Preferred letters alone make ties, as every label has every letter once."""
+    fake = SurveyServer({"islands": ["NZL"]}, lambda *_: 1 / 3, first_letter_bonus=0.7)
+    results = await results_of(data, fake)
+    assert results["rows"]["base"]["accuracy"] == 0
+    assert results["judged_as"]["base"] == {"yes": 0.0, "no": 0.0, "neutral": 0.0}
+
+
+async def test_answers_under_another_plan_end_the_evaluation_and_say_so(data: Path) -> None:
+    fake = SurveyServer({"islands": ["NZL"]}, belief, applied=lambda plan: "another")
+    with pytest.raises(EvaluationError, match="plan another was applied instead of"):
+        await results_of(data, fake)
+
+
+async def test_words_learn_from_known_stories_too_and_the_table_says_from_what(
+    data: Path, tmp_path: Path
+) -> None:
+    one = write_rows(tmp_path / "one.jsonl.gz", [{**row, "country": "kenya"} for row in rows()[:6]])
+    fake = SurveyServer({}, belief)
+    alone = await results_of(one, fake)
+    assert "words" not in alone["rows"] and "No rows of words" in accuracy_table(alone).caption
+    helped = await results_of(one, fake, known=data)
+    assert helped["rows"]["words"]["accuracy"] == 1
+    assert "from the file's 6 stories and 24 of made-up.jsonl.gz." in accuracy_table(helped).caption
+    own = await results_of(data, fake)
+    assert "from the file's 24 stories only; --known FILE" in accuracy_table(own).caption
+
+
+def test_the_command_takes_known_stories_and_prints_what_to_know_of_the_file(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept_back = write_rows(tmp_path / "one.jsonl.gz", [{**row, "country": "atlantis"} for row in rows()])
+    fake, real = SurveyServer({}, belief), httpx.AsyncClient
+    monkeypatch.setattr(
+        httpx, "AsyncClient", lambda **options: real(**{**options, "transport": fake.transport()})
+    )
+    command = ["eval", "norms", "--data", str(kept_back), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, [*command, "--known", str(data)])
+    assert result.exit_code == 0, result.output
+    *_, remark, headline = result.output.strip().splitlines()
+    assert "named as in the file: atlantis" in remark and json.loads(headline)["words_accuracy"] == 1
+    assert "24 stories and 24 of made-up.jsonl.gz." in " ".join(result.output.split())
+
+
+async def test_a_country_that_is_not_on_the_list_keeps_its_name_and_is_remarked_on(tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "rows.gz", [*rows(), {**rows()[0], "country": "far_atlantis"}])
+    fake = SurveyServer({}, belief)
+    results = await results_of(data, fake)
+    assert results["countries"]["far_atlantis"]["stories"] == 1
+    assert "Not on the ISO list of countries, and named as in the file: far_atlantis." in results["remarks"]
+    assert any("acceptable in far atlantis?" in json.dumps(body) for _, body in fake.requests)
+
+
 async def test_only_one_row_names_the_country_and_only_one_gives_the_rule(data: Path) -> None:
     fake = SurveyServer({"islands": ["NZL"]}, belief)
     await results_of(data, fake, orders=1)
@@ -113,8 +169,6 @@ async def test_a_failed_judgement_leaves_its_story_out_of_every_row(data: Path) 
     fake = SurveyServer({"islands": ["NZL"]}, belief)
 
     def refuse(path: str, body: dict[str, Any]) -> Any:
-        import httpx
-
         is_bad = "messages" in body and "New Zealand" in json.dumps(body) and "Number 2" in json.dumps(body)
         return httpx.Response(400, text="no") if is_bad else None
 
@@ -163,20 +217,78 @@ def test_words_are_learnt_from_other_countries_only() -> None:
         for label, story in zip(labels, stories, strict=True)
     )
     assert word_baselines(stories[:8]) == {}
+    known = [story for story in stories if story.country == "JPN"]
+    assert word_baselines(stories[:8], known) == {
+        name: labels[:8] for name, labels in word_baselines(stories).items()
+    }
+
+
+def test_where_other_countries_have_one_label_the_words_say_it() -> None:
+    stories = [
+        Story("FRA", "they bow there", "", "yes"),
+        Story("FRA", "they wave there", "", "yes"),
+        Story("JPN", "they bow there", "", "no"),
+        Story("JPN", "they wave there", "", "yes"),
+    ]
+    for labels in word_baselines(stories).values():
+        assert labels[2:] == ["yes", "yes"]
 
 
 @pytest.mark.parametrize(
     ("name", "code"),
-    [("saudi_arabia", "SAU"), ("russia", "RUS"), ("timor-leste", "TLS"), ("DEU", "DEU"), ("Vietnam", "VNM")],
+    [
+        ("saudi_arabia", "SAU"),
+        ("russia", "RUS"),
+        ("timor-leste", "TLS"),
+        ("DEU", "DEU"),
+        ("Vietnam", "VNM"),
+        ("t\u00fcrkiye", "TUR"),
+        ("tu\u0308rkiye", "TUR"),
+        ("TURKIYE", "TUR"),
+        ("uk", "GBR"),
+        ("palestine", "PSE"),
+        ("cote_d'ivoire", "CIV"),
+    ],
 )
 def test_countries_are_known_by_the_names_that_data_sets_use(name: str, code: str) -> None:
     assert alpha_3(name) == code
     assert alpha_3(country_name(code)) == code
 
 
-def test_an_unknown_country_or_label_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match="atlantis"):
-        alpha_3("atlantis")
-    bad = [{**rows()[0], "label": "maybe"}]
-    with pytest.raises(EvaluationError, match=r"bad\.jsonl\.gz:1"):
+def test_a_name_that_is_no_countrys_has_no_code() -> None:
+    assert alpha_3("atlantis") is None and country_name("far_atlantis") == "far atlantis"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"label": "maybe"},
+        {"label": None},
+        {"story": None},
+        {"story": " "},
+        {"rule_of_thumb": None},
+        {"country": 3},
+    ],
+)
+def test_a_row_that_is_no_judged_story_is_an_error_with_its_line(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    (key,) = change
+    bad = [rows()[0], {**rows()[0], **change}]
+    with pytest.raises(EvaluationError, match=rf"bad\.jsonl\.gz:2: ValueError {key} is"):
         read_stories(write_rows(tmp_path / "bad.jsonl.gz", bad))
+    del bad[1][key]
+    with pytest.raises(EvaluationError, match=rf"bad\.jsonl\.gz:2: KeyError '{key}'"):
+        read_stories(write_rows(tmp_path / "bad.jsonl.gz", bad))
+
+
+def test_stories_need_not_be_gzipped_and_may_have_blank_lines(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n\n" for row in rows()))
+    assert len(read_stories(path)) == len(rows())
+    for text in ("{", "[1]", "", "\n"):
+        path.write_text(text)
+        with pytest.raises(EvaluationError, match=r"rows\.jsonl"):
+            read_stories(path)
+    with pytest.raises(EvaluationError, match="nowhere"):
+        read_stories(tmp_path / "nowhere.jsonl.gz")

@@ -77,7 +77,8 @@ def test_rank_correlation_is_one_for_any_rise_and_ties_share_their_ranks() -> No
     assert spearman([1, 2, 3], [5, 5, 5]) == 0, "what does not respond is not correlated"
 
 
-def test_a_sweep_is_monotone_when_it_never_falls() -> None:
+def test_a_sweep_is_monotone_when_it_rises_and_never_falls() -> None:
     assert is_monotone([0, 0.5, 1], [0.2, 0.2, 0.3])
     assert is_monotone([1, 0.5, 0], [0.3, 0.2, 0.2])
     assert not is_monotone([0, 0.5, 1], [0.2, 0.4, 0.3])
+    assert not is_monotone([0, 0.5, 1], [0.2, 0.2, 0.2]), "what does not respond does not follow"

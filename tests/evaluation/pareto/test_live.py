@@ -44,7 +44,7 @@ VALUES = {"helpful": 0.7, "harmless": 0.3}
 async def test_log_probabilities_equal_the_trainers(
     vllm_float32: Running, builtin: BaseModel, live_adapters: tuple[Path, list[str]], setting: Setting
 ) -> None:
-    encoder, model = reference(builtin, live_adapters[0] / "compass", dict(setting.values))
+    encoder, model = reference(builtin, live_adapters[0] / "values", dict(setting.values))
     async with ServerClient(vllm_float32.url) as client:
         pairs = PairReader(Reader(client, vllm_float32.model), MAX_PROMPT_TOKENS, MAX_ANSWER_TOKENS)
         await pairs.check_system_turn()

@@ -23,7 +23,7 @@ from tests.evaluation.pareto.pareto_server import (
     characters,
     conversation,
 )
-from tests.support.survey_server import END_OF_TURN
+from tests.support.survey_server import END_OF_TURN, plan_of
 
 SHORT = PreferencePair("u", "s", (("user", "Be kind."),), CHOSEN, REJECTED, 1.0)
 LONG = PreferencePair(
@@ -103,8 +103,10 @@ async def test_a_log_probability_that_is_no_number_is_a_failure() -> None:
     fake = server(lift=lambda *_: math.nan)
 
     def not_finite(path: str, body: dict[str, Any]) -> httpx.Response | None:
-        is_asked = path == "/v1/completions"
-        return httpx.Response(200, text=json.dumps(fake._words(body))) if is_asked else None
+        if path != "/v1/completions":
+            return None
+        found = {**fake._words(body), "steering": {"plan": plan_of(body["steering"])}}
+        return httpx.Response(200, text=json.dumps(found))
 
     fake.refuse = not_finite
     async with ServerClient("http://test", transport=fake.transport()) as client:

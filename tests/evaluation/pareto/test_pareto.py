@@ -17,7 +17,13 @@ from typer.testing import CliRunner
 from steer_server.cli import app
 from steer_server.errors import EvaluationError, TrainingError
 from steer_server.evaluation.pareto.pareto import ParetoOptions, run_pareto
-from steer_server.evaluation.pareto.report import front_table, response_table, verdict_lines
+from steer_server.evaluation.pareto.report import (
+    axis_table,
+    front_table,
+    pair_table,
+    response_table,
+    verdict_lines,
+)
 from tests.evaluation.pareto.pareto_server import AXES, CHOSEN, REJECTED, Lift, ParetoServer
 from tests.support.survey_server import write_rows
 
@@ -194,6 +200,45 @@ async def test_an_axis_that_is_never_answered_is_an_error_that_says_what_failed(
         await results_of(recipe, data, server(refuse=refuse))
 
 
+async def test_an_answer_under_another_plan_is_a_failure_and_not_a_result(recipe: Path, data: Path) -> None:
+    fake = server(applied=lambda plan: "unsteered" if '"bold": 0.5' in plan else plan)
+    with pytest.raises(EvaluationError, match="plan unsteered was applied instead of"):
+        await results_of(recipe, data, fake)
+
+
+async def test_the_pairs_of_training_are_left_out_unless_all_are_asked(recipe: Path, data: Path) -> None:
+    held_out = (await results_of(recipe, data, server(), pairs=0))["data"]["axes"]["kind"]
+    assert held_out["in_data"] == NUM_ROWS == held_out["left_out_as_training"] + held_out["scored"]
+    assert 0 < held_out["scored"] < NUM_ROWS and held_out["left_out_as_near_copies"] == 0
+    results = await results_of(recipe, data, server(), pairs=0, split="all")
+    every = results["data"]["axes"]["kind"]
+    assert every["in_data"] == every["scored"] == NUM_ROWS and every["left_out_as_training"] == 0
+    assert "none is left out" in pair_table(results).caption
+
+
+async def test_near_copies_of_what_is_trained_on_are_left_out_and_counted(recipe: Path, data: Path) -> None:
+    rows = [
+        {"prompt": f"Be kind, number {n // 2}{'!' * (n % 2)}", "chosen": CHOSEN, "rejected": REJECTED}
+        for n in range(2 * NUM_ROWS)
+    ]
+    write_rows(data / "kind.jsonl.gz", rows)
+    found = (await results_of(recipe, data, server(), pairs=0))["data"]["axes"]["kind"]
+    assert found["left_out_as_near_copies"] > 10 and found["scored"] > 0
+    parts = ("left_out_as_training", "left_out_as_near_copies", "scored")
+    assert sum(found[part] for part in parts) == found["in_data"] == 2 * NUM_ROWS
+
+
+async def test_what_needs_no_model_stands_beside_each_axis(recipe: Path, data: Path) -> None:
+    for split in ("held-out", "all"):
+        results = await results_of(recipe, data, server(), split=split)
+        for axis in AXES:
+            # `good` is longer than `bad`, and always the chosen one.
+            found = results["data"]["axes"][axis]["baselines"]
+            assert found == {"longer": 1.0, "shorter": 0.0, "bag_of_words": 1.0}
+        first, *_ = axis_table(results).rows
+        assert first == ["kind", str(NUM_PAIRS), "1.000", "0.000", "1.000", "1.000", "0.000", "1.000"]
+
+
 async def test_missing_data_and_an_unserved_recipe_end_before_anything_is_asked(
     recipe: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -239,6 +284,7 @@ def test_the_command_says_what_it_costs_writes_both_reports_and_prints_the_headl
     assert output.index(f"pareto: {report['cost']['requests']} requests") < output.index("Fronts")
     for line in verdict_lines(report):
         assert line in output
+    assert "small.yaml, held-out pairs" in output
     assert {"hardware", "versions", "commit", "command", "server"} <= report.keys()
     assert [axis["id"] for axis in report["server"]["values"]] == list(AXES)
     assert len(front_table(report).rows) == 3 * (3 + 2 + 1)

@@ -14,7 +14,8 @@ from steer_server.catalogue.base_model import BaseModel
 from steer_server.evaluation.answers import Reader, Setting, lettered, whole_answer
 from steer_server.evaluation.client import ServerClient
 from steer_server.evaluation.distributions import softmax
-from steer_server.evaluation.survey.survey import SurveyOptions, run_survey
+from steer_server.evaluation.survey.plan import SurveyOptions
+from steer_server.evaluation.survey.survey import run_survey
 from tests.support.servers import Running
 from tests.support.survey_server import write_rows
 

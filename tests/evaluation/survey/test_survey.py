@@ -18,9 +18,10 @@ from steer_server.errors import EvaluationError
 from steer_server.evaluation.answers import Reader, Setting, lettered, option_orders, whole_answer
 from steer_server.evaluation.client import ServerClient
 from steer_server.evaluation.distributions import entropy_bits, jensen_shannon_bits
-from steer_server.evaluation.survey import survey
+from steer_server.evaluation.survey.plan import SurveyOptions
+from steer_server.evaluation.survey.report import mean_tables, sections
 from steer_server.evaluation.survey.scores import SurveyScores
-from steer_server.evaluation.survey.survey import SurveyOptions, own_cultures, run_survey
+from steer_server.evaluation.survey.survey import run_survey
 from steer_server.training.survey_data import SurveyQuestion, read_survey, split_questions
 from tests.support.servers import Running
 from tests.support.survey_server import MASS, SurveyServer, write_rows
@@ -80,7 +81,7 @@ async def test_every_row_is_what_the_answers_say_it_is(data: Path) -> None:
     for readout in ("letters", "words"):
         found = results["readouts"][readout]
         scores = {c: values["jsd_bits"] for c, values in found["countries"].items()}
-        assert list(scores) == ["ESP", "FRA", "JPN"]
+        assert list(scores) == ["ESP", "FRA", "JPN", "KEN"]
         spain = scores["ESP"]
         assert spain["base"] == pytest.approx(bits(BASE, PEOPLE["ESP"]), abs=1e-4)
         assert spain["own"] == pytest.approx(bits(KNOWN["north"], PEOPLE["ESP"]), abs=1e-4)
@@ -102,6 +103,11 @@ async def test_every_row_is_what_the_answers_say_it_is(data: Path) -> None:
         assert found["matrix_without_own"]["KEN"]["east"] == pytest.approx(
             bits(KNOWN["east"], PEOPLE["KEN"]), abs=1e-4
         )
+        assert "own" not in scores["KEN"]
+        kenya = found["rows_without_own"]
+        assert list(kenya) == ["uniform", "table", "pooled", "base", "prompt"]
+        assert kenya["base"]["jsd_bits"] == pytest.approx(bits(BASE, PEOPLE["KEN"]), abs=1e-4)
+        assert results["headline"][readout]["without_own_base_bits"] == kenya["base"]["jsd_bits"]
         assert found["diagnostics"]["settings"]["base"]["mass"] == pytest.approx(MASS, abs=1e-3)
     assert results["data"]["countries_without_a_culture"] == ["KEN"]
 
@@ -165,7 +171,7 @@ async def test_the_base_and_each_culture_are_asked_a_question_once_for_all_count
     fake = server()
     await results_of(data, fake, pairs=0, readouts=("words",))
     asked = [json.dumps(body) for path, body in fake.requests if path == "/v1/completions"]
-    assert len(asked) == len(set(asked)) == NUM_QUESTIONS * (1 + len(CULTURES) + 3)
+    assert len(asked) == len(set(asked)) == NUM_QUESTIONS * (1 + len(CULTURES) + len(PEOPLE))
 
 
 async def test_held_out_questions_are_those_that_training_holds_out(data: Path) -> None:
@@ -173,6 +179,11 @@ async def test_held_out_questions_are_those_that_training_holds_out(data: Path) 
     rows = read_survey(data)["FRA"]
     _, held_out = split_questions(rows, 0.4, 3)
     assert 0 < results["data"]["num_questions"] == len(held_out) < NUM_QUESTIONS
+    left_out = (
+        f"{NUM_QUESTIONS - len(held_out)} of {NUM_QUESTIONS} questions of made-up.jsonl.gz were left out"
+    )
+    assert left_out in results["remarks"][0] and "--questions all" in results["remarks"][0]
+    assert left_out in sections(results)[0].text
 
 
 async def test_a_country_that_is_alone_in_the_data_has_no_pooled_row(tmp_path: Path) -> None:
@@ -183,13 +194,50 @@ async def test_a_country_that_is_alone_in_the_data_has_no_pooled_row(tmp_path: P
     assert "pooled" not in rows and rows["own"]["jsd_bits"] == 0
 
 
-def test_a_country_belongs_to_the_culture_with_the_fewest_countries() -> None:
-    offered = [survey.Culture(c, tuple(countries), c) for c, countries in CULTURES.items()]
-    assert own_cultures(offered, [], PEOPLE) == {"ESP": "north", "FRA": "small", "JPN": "east"}
-    assert own_cultures(offered, ["north"], PEOPLE) == {"ESP": "north", "FRA": "north"}
-    assert own_cultures(offered, [], {"small"}) == {"small": "small"}, "a community that is no country"
-    with pytest.raises(EvaluationError, match="no culture south"):
-        own_cultures(offered, ["south"], PEOPLE)
+async def test_a_file_of_countries_that_no_culture_lists_has_every_row_but_the_own(data: Path) -> None:
+    results = await results_of(data, SurveyServer({"far": ["NLD"]}, lambda *_: 0.5), readouts=("words",))
+    found = results["readouts"]["words"]
+    assert found["rows"] == {} and found["own_vs_base"] is None and list(found["countries"]) == sorted(PEOPLE)
+    assert found["rows_without_own"]["pooled"]["jsd_bits"] > 0
+    assert "No culture lists ESP, FRA, JPN, KEN" in " ".join(results["remarks"])
+    assert "No culture lists ESP" in sections(results)[0].text
+    (table,) = mean_tables(results)
+    assert "without" in table.caption
+
+
+async def test_a_country_may_be_asked_under_a_culture_that_does_not_list_it(data: Path) -> None:
+    results = await results_of(data, server(), readouts=("words",), mapped=("KEN=east",))
+    found = results["readouts"]["words"]
+    assert found["countries"]["KEN"]["culture"] == "east" and found["rows_without_own"] == {}
+    assert found["countries"]["KEN"]["jsd_bits"]["own"] == pytest.approx(
+        bits(KNOWN["east"], PEOPLE["KEN"]), abs=1e-4
+    )
+    assert "does not list it: KEN (east)" in " ".join(results["remarks"])
+
+
+async def test_baselines_learn_from_what_was_trained_on_beside_the_file(data: Path, tmp_path: Path) -> None:
+    """A file with one row knows nothing by itself."""
+    question = {"question": "How much do you like number 3?", "options": OPTIONS, "question_id": "X"}
+    kept_back = write_rows(
+        tmp_path / "kept-back.jsonl.gz",
+        [{"country": "JPN", **question, "distribution": [0.2, 0.4, 0.4]}],
+    )
+    alone = await results_of(kept_back, server(), readouts=("words",))
+    scores = alone["readouts"]["words"]["countries"]["JPN"]["jsd_bits"]
+    assert "pooled" not in scores and scores["table"] == scores["uniform"]
+    assert "from the file's 1 rows only; --known FILE" in mean_tables(alone)[0].caption
+    helped = await results_of(kept_back, server(), readouts=("words",), known=data)
+    scores = helped["readouts"]["words"]["countries"]["JPN"]["jsd_bits"]
+    others = np.mean([PEOPLE[c] for c in ("FRA", "ESP", "KEN")], axis=0)
+    assert scores["pooled"] == pytest.approx(bits(list(others), [0.2, 0.4, 0.4]), abs=1e-4)
+    assert scores["table"] == pytest.approx(bits(PEOPLE["JPN"], [0.2, 0.4, 0.4]), abs=1e-4)
+    assert "from the file's 1 rows and 40 of made-up.jsonl.gz." in mean_tables(helped)[0].caption
+
+
+async def test_answers_under_another_plan_end_the_evaluation_and_say_so(data: Path) -> None:
+    fake = server(applied=lambda plan: "unsteered" if "north" in plan else plan)
+    with pytest.raises(EvaluationError, match="plan unsteered was applied instead of"):
+        await results_of(data, fake)
 
 
 async def test_a_culture_with_the_name_of_a_row_is_refused(data: Path) -> None:
@@ -200,10 +248,10 @@ async def test_a_culture_with_the_name_of_a_row_is_refused(data: Path) -> None:
 @pytest.fixture
 def evaluate(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[SurveyServer], tuple[int, str, Path]]:
+) -> Callable[..., tuple[int, str, Path]]:
     """Runs the command against a fake server; gives exit code, output and the report's folder."""
 
-    def run(fake: SurveyServer) -> tuple[int, str, Path]:
+    def run(fake: SurveyServer, *further: str) -> tuple[int, str, Path]:
         real = httpx.AsyncClient
 
         def client(**options: Any) -> httpx.AsyncClient:
@@ -220,7 +268,7 @@ def evaluate(
             "--questions",
             "all",
         ]
-        command += ["--api-key", "secret-key"]
+        command += ["--api-key", "secret-key", *further]
         monkeypatch.setattr("sys.argv", ["steer-server", *command])
         result = CliRunner().invoke(app, command)
         return result.exit_code, result.output + repr(result.exception), tmp_path / "out"
@@ -229,7 +277,7 @@ def evaluate(
 
 
 def test_the_command_writes_both_reports_and_prints_the_headline_last(
-    evaluate: Callable[[SurveyServer], tuple[int, str, Path]],
+    evaluate: Callable[..., tuple[int, str, Path]],
 ) -> None:
     code, output, out = evaluate(server())
     assert code == 0, output
@@ -245,8 +293,19 @@ def test_the_command_writes_both_reports_and_prints_the_headline_last(
     assert not [tag for tag in ("<script", "<link", 'src="', 'href="http', "url(http") if tag in page]
 
 
+def test_the_command_names_what_is_known_and_who_is_asked_under_what(
+    evaluate: Callable[..., tuple[int, str, Path]], data: Path
+) -> None:
+    code, output, _ = evaluate(server(), "--known", str(data), "--map", "KEN=east", "--readout", "words")
+    assert code == 0, output
+    assert "asked under a culture that does not list it: KEN (east)" in output
+    assert "40 rows and 40 of made-up.jsonl.gz" in " ".join(output.split())
+    code, output, _ = evaluate(server(), "--map", "KEN=west")
+    assert code != 0 and "no 'west'" in output
+
+
 def test_failed_requests_are_listed_their_questions_left_out_and_the_exit_code_says_so(
-    evaluate: Callable[[SurveyServer], tuple[int, str, Path]],
+    evaluate: Callable[..., tuple[int, str, Path]],
 ) -> None:
     def refuse(path: str, body: dict[str, Any]) -> httpx.Response | None:
         is_bad = path == "/v1/completions" and "east" in body["steering"].get("cultures", {})
@@ -261,7 +320,11 @@ def test_failed_requests_are_listed_their_questions_left_out_and_the_exit_code_s
         "ESP"
     ] | {"questions": NUM_QUESTIONS - 1, "dropped": 1}
     assert report["readouts"]["letters"]["countries"]["ESP"]["dropped"] == 0
-    assert "requests failed" in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert "requests failed" in page
+    for text in (output, page):
+        assert "By words, 4 of 40 answers of countries to questions were left out" in text
+    assert "4 of 40 questions or texts were left out of the scores" in output
 
 
 async def test_an_engine_without_log_probabilities_is_an_error_that_says_what_failed(
@@ -280,12 +343,13 @@ async def test_an_engine_without_log_probabilities_is_an_error_that_says_what_fa
         await run_survey(options)
 
 
-def test_the_table_knows_trained_questions_with_the_same_options_and_is_uniform_without() -> None:
+def test_the_table_knows_other_questions_with_the_same_options_and_is_uniform_without() -> None:
     def row(text: str, *shares: float, options: tuple[str, ...] = ("yes", "no")) -> SurveyQuestion:
         return SurveyQuestion(text, text, options, shares)
 
-    trained = [row("a", 0.8, 0.2), row("b", 0.4, 0.6), row("c", 0.1, 0.2, 0.7, options=("x", "y", "z"))]
-    scores = SurveyScores({}, [], {}, [], {}, {"ESP": trained})
+    rows = [row("a", 0.8, 0.2), row("b", 0.4, 0.6), row("c", 0.1, 0.2, 0.7, options=("x", "y", "z"))]
+    learnt = {"ESP": {(row.question, row.options): row for row in rows}}
+    scores = SurveyScores([], {}, [], {}, [], {}, learnt)
     assert scores.table("ESP", ("new", ("yes", "no"))) == pytest.approx([0.6, 0.4])
     assert scores.table("ESP", ("a", ("yes", "no"))) == pytest.approx([0.4, 0.6])
     assert scores.table("ESP", ("new", ("u", "v"))) == pytest.approx([0.5, 0.5])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from steer_server.catalogue.folders import list_text
 from steer_server.cli import app
 from steer_server.errors import EvaluationError
 from steer_server.evaluation.html import write_page
@@ -18,8 +20,10 @@ from steer_server.evaluation.judges import Scorer, read_judges
 from steer_server.evaluation.samples import Sampling
 from steer_server.evaluation.win_rate.report import sections
 from steer_server.evaluation.win_rate.win_rate import WinRateOptions, run_win_rate
+from steer_server.training.trained_on import TRAINED_ON, trained_on_text
 from tests.evaluation.conftest import JudgesPlace
 from tests.evaluation.values_server import ValuesServer, said
+from tests.support.adapters import random_adapter
 
 NOISE = "base, other seed"
 
@@ -139,9 +143,49 @@ async def test_a_failed_answer_leaves_its_prompt_out_of_the_rows_that_need_it(pl
     assert "2 comparisons were left out" in sections(results)[0].text
 
 
+async def test_what_may_have_been_trained_on_prompts_that_are_asked_is_said(
+    place: JudgesPlace, tmp_path: Path
+) -> None:
+    shipped = Path(shutil.copytree(place.shipped, tmp_path / "adapters"))
+    setting = ('kind={"values": {"helpful": 1}}',)
+    results = await results_of(place, server(), settings=setting, only_judges=("polite",))
+    assert results["unknown_training"] == ["values@1.0.0 (not in adapters)"]
+    assert "Not known is what values@1.0.0 (not in adapters) was trained on" in sections(results)[0].text
+    given = WinRateOptions(
+        url="http://test",
+        data=place.data,
+        judges=place.judges,
+        shipped=shipped,
+        settings=setting,
+        only_judges=("polite",),
+    )
+
+    async def unknown(adapters: dict[str, str]) -> list[str]:
+        fake = server(adapters=adapters)
+        results, _ = await run_win_rate(given, place.base, place.settings.cache, fake.transport())
+        return list(results["unknown_training"])
+
+    random_adapter(shipped, "values", place.base, axes=["helpful"])
+    assert await unknown({}) == ["values@1.0.0 (no trained_on.txt)"]
+    digest = list_text(shipped / "values", TRAINED_ON, trained_on_text(["something"])).digest
+    assert await unknown({"values": digest}) == []
+    assert await unknown({"values": "another"}) == [
+        "values@1.0.0 (served from another folder than the one in adapters)"
+    ]
+
+
 async def test_a_server_without_value_axes_needs_settings(place: JudgesPlace) -> None:
     with pytest.raises(EvaluationError, match="no value axes; name what to compare with --setting"):
         await results_of(place, server(axes=[]))
+
+
+@pytest.mark.parametrize("command", [["eval", "win-rate"], ["eval", "frozen"], ["bench", "rewards"]])
+def test_a_directory_of_adapters_that_is_not_there_ends_the_command(
+    place: JudgesPlace, command: list[str]
+) -> None:
+    given = ["--judges", str(place.judges), "--data", str(place.data), "--adapters", "nowhere"]
+    result = CliRunner().invoke(app, [*command, *given])
+    assert result.exit_code == 2 and "nowhere" in result.output
 
 
 @pytest.fixture
@@ -184,6 +228,7 @@ def test_the_command_writes_both_reports_and_prints_the_headline_last(
     assert code == 0, output
     report = json.loads((out / "report.json").read_text())
     assert json.loads(output.removesuffix("None").strip().splitlines()[-1]) == report["headline"]
+    assert "Not known is what values@1.0.0 (not in adapters) was trained on" in output
     assert {"hardware", "versions", "commit", "command", "server", "requests"} <= report.keys()
     page = (out / "report.html").read_text()
     assert "it is politer" in page and "by length alone" in page

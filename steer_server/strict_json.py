@@ -9,44 +9,59 @@ from __future__ import annotations
 import json
 import math
 import re
-from json import JSONDecodeError
+from collections.abc import Callable
 from typing import Any
+
+from steer_server.errors import short
 
 MAX_LEVELS = 200
 """Lists and objects within each other. Python's stack ends at 1000, and pydantic writes 255."""
+MAX_SEARCHED_CHARACTERS = 2**20
+"""A longer text is refused without a search for the place: it would take seconds."""
 
-MAX_SHOWN_CHARACTERS = 40
-LONE_SURROGATE = re.compile(
+HALF_PAIR = re.compile("[\ud800-\udfff]")
+ESCAPED_HALF_PAIR = re.compile(
     # A first half without a second behind it, or a second without a first before it.
     r"\\u[dD](?:[89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..\\u[dD])[c-fC-F]..)",
     re.DOTALL,
 )
 
 
+class JsonError(ValueError):
+    """Says what is wrong and how to mend it. `place`: of which field, such as `messages.0.content`."""
+
+    def __init__(self, told: str, place: str | None = None) -> None:
+        super().__init__(told)
+        self.place = place
+
+
 def read_json(text: str | bytes) -> Any:
-    """Raises: ValueError that says what is wrong, where, and how to mend it."""
-    if isinstance(text, bytes):
-        # By itself `json.loads` lets bytes pass that are half a surrogate pair.
-        text = text.decode(json.detect_encoding(text))
+    """Raises: JsonError."""
+    endless: list[str] = []
 
     def number(literal: str) -> float:
         found = float(literal)
         if not math.isfinite(found):
-            shown = literal[:MAX_SHOWN_CHARACTERS]
-            told = f"{shown} is not finite; send a finite number or leave it out"
-            raise JSONDecodeError(told, text, _place(shown, text))
+            endless.append(short(literal))
         return found
 
     too_deep = f"it is nested deeper than {MAX_LEVELS} levels; make it flatter"
     try:
+        if isinstance(text, bytes):
+            # By itself `json.loads` lets bytes pass that are half a surrogate pair.
+            text = text.decode(json.detect_encoding(text))
         value = json.loads(text, parse_float=number, parse_constant=number)
     except RecursionError as error:
-        raise ValueError(too_deep) from error
+        raise JsonError(too_deep) from error
+    except ValueError as error:
+        raise JsonError(str(error)) from error
     if text.count("[") + text.count("{") > MAX_LEVELS and _is_deeper(value, MAX_LEVELS):
-        raise ValueError(too_deep)
-    if (r"\ud" in text or r"\uD" in text) and (half := LONE_SURROGATE.search(_plain(text))):
-        told = "half a surrogate pair is no character; send both halves or leave it out"
-        raise JSONDecodeError(told, text, half.start())
+        raise JsonError(too_deep)
+    if endless:
+        raise _refused(text, value, _is_endless, f"has {endless[0]}; send a finite number or leave it out")
+    if _has_half_pair(text):
+        told = "has half a surrogate pair, which is no character; send both halves or leave it out"
+        raise _refused(text, value, _is_half_pair, told)
     return value
 
 
@@ -62,14 +77,35 @@ def _is_deeper(value: Any, num_levels: int) -> bool:
     return bool(level)
 
 
-def _plain(text: str) -> str:
-    """The same length, without escaped backslashes and quotation marks: those left are what they seem."""
-    return text.replace(r"\\", "  ").replace(r"\"", "  ")
+def _has_half_pair(text: str) -> bool:
+    if r"\ud" not in text and r"\uD" not in text:
+        return False
+    # An escaped backslash begins no escape.
+    return ESCAPED_HALF_PAIR.search(text.replace(r"\\", "  ")) is not None
 
 
-def _place(literal: str, text: str) -> int:
-    """Where a number stands first, outside of strings."""
-    parts = _plain(text).split('"')
-    num_strings = next(i for i, outside in enumerate(parts[::2]) if literal in outside)
-    before = '"'.join([*parts[: 2 * num_strings], ""])
-    return len(before) + parts[2 * num_strings].index(literal)
+def _is_half_pair(value: Any) -> bool:
+    return isinstance(value, str) and HALF_PAIR.search(value) is not None
+
+
+def _is_endless(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _refused(text: str, value: Any, is_wrong: Callable[[Any], bool], told: str) -> JsonError:
+    path = _path(value, is_wrong) if len(text) <= MAX_SEARCHED_CHARACTERS else None
+    if not path:
+        return JsonError(f"it {told}")
+    place = short(".".join(map(str, path)))
+    return JsonError(f"`{place}` {told}", place)
+
+
+def _path(value: Any, is_wrong: Callable[[Any], bool]) -> list[str | int] | None:
+    """The keys and indices that lead to the first wrong value, or end with the first wrong key."""
+    if not isinstance(value, (dict, list)):
+        return [] if is_wrong(value) else None
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        rest = [] if is_wrong(key) else _path(inner, is_wrong)
+        if rest is not None:
+            return [key, *rest]
+    return None

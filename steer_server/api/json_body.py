@@ -7,7 +7,7 @@ from typing import Any
 from starlette.requests import Request
 
 from steer_server.errors import BodyTooLargeError, RequestError
-from steer_server.strict_json import read_json
+from steer_server.strict_json import JsonError, read_json
 
 
 async def read_json_object(request: Request) -> dict[str, Any]:
@@ -38,11 +38,12 @@ async def read_json_text(request: Request) -> bytes:
 
 
 def json_object(text: bytes) -> dict[str, Any]:
-    """Raises: RequestError `invalid_body` when `text` is not a JSON object."""
+    """Raises: RequestError `invalid_body` when `text` is not a JSON object, or has what cannot be sent on."""
     try:
         body = read_json(text)
-    except ValueError as error:
-        raise RequestError(f"The body is not valid JSON: {error}", code="invalid_body") from error
+    except JsonError as error:
+        told = f"The body is not valid JSON: {error}"
+        raise RequestError(told, param=error.place, code="invalid_body") from error
     if not isinstance(body, dict):
         raise RequestError("The body must be a JSON object.", code="invalid_body")
     return body

@@ -29,6 +29,9 @@ ACTOR = Actor("directory", "system")
 QUIET_MILLISECONDS = 1000
 """A folder that is being copied changes again and again; it is read when nothing has changed for so long."""
 
+LOOK_MILLISECONDS = 1000
+"""From when it watches until it reads the directory without a change."""
+
 ATTEMPTS = 3
 """Replicas that start together bring the same folders at the same time."""
 
@@ -70,23 +73,29 @@ class AdapterDirectory:
 
     async def watch(self) -> None:
         """Reads the directory whenever something in it has changed, until cancelled. What goes wrong is
-        logged, and the directory is read once more."""
+        logged, and watching begins anew."""
         from watchfiles import awatch
 
-        has_failed = False
         while True:
-            found = awatch(self.path, debounce=QUIET_MILLISECONDS, step=QUIET_MILLISECONDS // 2)
+            found = awatch(
+                self.path,
+                debounce=QUIET_MILLISECONDS,
+                step=QUIET_MILLISECONDS // 2,
+                rust_timeout=LOOK_MILLISECONDS,
+                yield_on_timeout=True,
+            )
+            is_read = False
             try:
-                if has_failed:
-                    await self.read()
                 async with aclosing(found):
-                    async for _ in found:
-                        await self.read()
+                    async for changes in found:
+                        # Once without a change too: nobody saw those from before it watched.
+                        if changes or not is_read:
+                            await self.read()
+                            is_read = True
             except SteerError as error:
                 logger.error("%s: %s", self.path.name, error)
             except Exception:
                 logger.exception("%s: watching failed; again in %g seconds", self.path.name, RETRY_SECONDS)
-            has_failed = True
             await asyncio.sleep(RETRY_SECONDS)
 
     def _folders(self) -> list[Path]:

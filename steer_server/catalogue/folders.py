@@ -23,7 +23,6 @@ from steer_server.catalogue.manifest import (
     PrompterInfo,
     ValueAxis,
     file_sha256,
-    read_manifest,
 )
 from steer_server.catalogue.reward_head import HEAD_CONFIG, HEAD_WEIGHTS, RewardHeadConfig
 
@@ -163,16 +162,6 @@ def write_reward_head_folder(
     )
     _write_manifest(folder, manifest)
     return manifest
-
-
-def list_text(folder: Path, name: str, text: str) -> Manifest:
-    """Adds a text file to a complete folder and lists it in the manifest, which has another digest then."""
-    manifest = read_manifest(folder)
-    (folder / name).write_text(text)
-    others = tuple(entry for entry in manifest.files if entry.path != name)
-    changed = manifest.model_copy(update={"files": (*others, *describe_files(folder, [name]))})
-    _write_manifest(folder, changed)
-    return changed
 
 
 def _write_manifest(folder: Path, manifest: Manifest) -> None:

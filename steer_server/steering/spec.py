@@ -10,7 +10,7 @@ from steer_server.errors import RequestError, UnknownNameError, short
 from steer_server.steering.denoising import OPTIONS as DENOISING_OPTIONS
 from steer_server.steering.denoising import Denoising, parse_denoising
 from steer_server.steering.fields import count, json_type, number
-from steer_server.strict_json import read_json
+from steer_server.strict_json import JsonError, read_json
 
 METHODS = ("adapters", "best_of_n", "align_pro", "diffpo", "none")
 """Methods this server can run."""
@@ -117,8 +117,9 @@ def parse_spec_text(text: str, *, param: str) -> SteeringSpec:
     """The same from JSON text, as in the `X-Steering` header."""
     try:
         document = read_json(text)
-    except ValueError as error:
-        raise RequestError(f"`{param}` is not valid JSON: {error}.", param=param) from error
+    except JsonError as error:
+        place = f"{param}.{error.place}" if error.place else param
+        raise RequestError(f"`{param}` is not valid JSON: {error}.", param=place) from error
     return parse_spec(document, param=param)
 
 

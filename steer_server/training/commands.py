@@ -82,20 +82,6 @@ def panacea(
     train_panacea(recipe, data, out, settings, axis or [], aggregation, as_lora)
 
 
-@commands.command("describe-panacea")
-def describe_panacea(
-    folder: Annotated[Path, typer.Argument(help="Written by `train panacea`.", exists=True)],
-    data: Annotated[Path, typer.Option(help="Directory of the data that it was trained on.", exists=True)],
-) -> None:
-    """Add what needs no training to an adapter of an older version: baselines, and `trained_on.txt`.
-
-    The weights stay; the manifest, and so the digest, is another then.
-    """
-    from steer_server.training.panacea import describe_again
-
-    describe_again(folder, data)
-
-
 @commands.command("pareto-expert")
 def pareto_expert(
     recipe: Annotated[Path, typer.Option(help="YAML file with `axes` and `anchors`.")],

@@ -1,5 +1,4 @@
-"""`train panacea`: a recipe and preference pairs in, one adapter folder with value axes out; and what follows
-from its recipe and its data alone, for a folder that was trained before this was written."""
+"""`train panacea`: a recipe and preference pairs in, one adapter folder with value axes out."""
 
 from __future__ import annotations
 
@@ -9,16 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from steer_server.catalogue.base_model import BaseModel
-from steer_server.catalogue.folders import list_text, write_adapter_folder
-from steer_server.catalogue.manifest import CARD, MANIFEST, RECIPE, CultureInfo, ValueAxis
+from steer_server.catalogue.folders import write_adapter_folder
+from steer_server.catalogue.manifest import MANIFEST, RECIPE, CultureInfo, ValueAxis
 from steer_server.errors import TrainingError
 from steer_server.evaluation.report import commit
 from steer_server.settings import Settings
-from steer_server.training.panacea_card import panacea_card, with_baselines
+from steer_server.training.panacea_card import panacea_card
 from steer_server.training.panacea_recipe import Aggregation, PanaceaRecipe
 from steer_server.training.panacea_trainer import PanaceaTrainer
-from steer_server.training.preference_baselines import baselines
-from steer_server.training.preference_data import axis_split, spread, without_near_copies
 from steer_server.training.trained_on import TRAINED_ON, trained_on_text
 
 
@@ -86,45 +83,3 @@ def train_panacea(
     trainer.checkpoint.unlink(missing_ok=True)
     trainer.reference_file.unlink(missing_ok=True)
     print(json.dumps({"adapter": recipe.name, **scores}), flush=True)
-
-
-def describe_again(folder: Path, data: Path) -> None:
-    """Adds what needs no training to an adapter that was trained by an older version: the baselines of its
-    scores to card and recipe, and the list of what it was trained on. Prints the baselines as a line of JSON.
-
-    Args:
-        data: the directory that it was trained on.
-
-    Raises: TrainingError when the folder was not made by `train panacea`, or from other data.
-    """
-    try:
-        written = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
-        recipe, scores = PanaceaRecipe.model_validate(written["recipe"]), written["scores"]
-        card = (folder / CARD).read_text(encoding="utf-8")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"{folder.name} was not made by `train panacea`: {error}") from error
-    units: set[str] = set()
-    among: dict[str, int] = {}
-    scores["baselines"] = {}
-    for axis, counts in scores["pairs"].items():
-        training, held_out = axis_split(recipe, axis, data)
-        if (len(training), len(held_out)) != (counts["trained"], counts["held_out"]):
-            raise TrainingError(
-                f"{axis}: {len(training)} pairs to train on and {len(held_out)} held out, not "
-                f"{counts['trained']} and {counts['held_out']}: {folder.name} was trained on other data"
-            )
-        distinct = without_near_copies(held_out, training)
-        is_apart = "near_copies" in counts
-        scored = spread(
-            distinct if is_apart else held_out, recipe.training.scored_pairs, recipe.training.seed
-        )
-        units |= {pair.unit for pair in training}
-        scores["baselines"][axis] = baselines(scored, training)
-        if not is_apart:
-            among[axis] = len(set(scored) - set(distinct))
-    if among:
-        scores["near_copies_scored"] = among
-    (folder / RECIPE).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
-    (folder / CARD).write_text(with_baselines(card, scores), encoding="utf-8")
-    list_text(folder, TRAINED_ON, trained_on_text(units))
-    print(json.dumps({"adapter": recipe.name, "baselines": scores["baselines"]}))

@@ -12,8 +12,6 @@ from steer_server.training.preference_data import NEAR_COPY
 if TYPE_CHECKING:
     from steer_server.training.panacea_recipe import PanaceaRecipe, Training
 
-BASELINE_TITLE = "## Without a model"
-FAILURES_TITLE = "## Known failures"
 AGGREGATES = {"linear": "Σ λ_i L_i", "tchebycheff": "max_i λ_i (L_i - z_i)"}
 
 
@@ -70,8 +68,8 @@ Share of pairs where the model finds the preferred answer more probable than the
 Worst axis at {_middle(num_axes)}: {scores["worst_axis"]}, {worst:.2f}. Of {fewest}
 pairs the standard error of a share near one half is {0.5 / fewest**0.5:.2f}.
 
-{baseline_section(scores)}
-{FAILURES_TITLE}
+{_baseline_section(scores)}
+## Known failures
 
 {bullets(f"**{axis.axis}**: {axis.known_failures}" for axis in recipe.axes if axis.known_failures)}
 - A loader that does not know gates opens the folder with every axis at full strength at once, which no
@@ -81,7 +79,7 @@ pairs the standard error of a share near one half is {0.5 / fewest**0.5:.2f}.
 """
 
 
-def baseline_section(scores: Mapping[str, Any]) -> str:
+def _baseline_section(scores: Mapping[str, Any]) -> str:
     """What of the card follows from the data alone."""
     rows = [
         f"| {axis} | {scores['pairs_scored'][axis]} | "
@@ -89,12 +87,8 @@ def baseline_section(scores: Mapping[str, Any]) -> str:
         + " |"
         for axis, found in scores["baselines"].items()
     ]
-    if among := scores.get("near_copies_scored"):
-        said = f"are among the scored pairs: {_counted(among)}"
-    else:
-        said = "are left out of what is scored: "
-        said += _counted({axis: counts["near_copies"] for axis, counts in scores["pairs"].items()})
-    return f"""{BASELINE_TITLE}
+    near = ", ".join(f"{axis} {counts['near_copies']}" for axis, counts in scores["pairs"].items())
+    return f"""## Without a model
 
 Share of the same pairs whose preferred answer is found without a model: by always taking the longer one, by
 always taking the shorter one, and by a bag of words on prompt and answers, learnt on the training pairs.
@@ -108,22 +102,8 @@ how often its answer is the preferred one. An adapter that makes longer answers 
 say, moves as many pairs as the column `longer` says.
 
 Near copies of prompts that were trained on ({NEAR_COPY:.0%} of the words of both are the same)
-{said}.
+are left out of what is scored: {near}.
 """
-
-
-def with_baselines(card: str, scores: Mapping[str, Any]) -> str:
-    """A card with this section in its place, new or in place of an older one."""
-    before, title, rest = card.partition(f"{BASELINE_TITLE}\n")
-    if title:
-        _, failures, after = rest.partition(FAILURES_TITLE)
-    else:
-        before, failures, after = card.partition(FAILURES_TITLE)
-    return f"{before}{baseline_section(scores)}\n{failures}{after}"
-
-
-def _counted(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{axis} {num}" for axis, num in counts.items())
 
 
 def _unit(training: Training) -> str:

@@ -68,7 +68,7 @@ async def test_what_cannot_be_written_again_is_400_and_reaches_nobody(
 @pytest.mark.parametrize("header", ["[" * 50_000, '{"strength": NaN}', r'{"cultures": {"\ud800": 1}}'])
 async def test_the_header_is_read_as_strictly_as_the_body(world: Prompted, header: str) -> None:
     answer = await sent(world, CHAT, json.dumps(BODY), ("X-Steering", header))
-    assert refused(answer, 400, "invalid_steering")["param"] == "X-Steering"
+    assert refused(answer, 400, "invalid_steering")["param"].startswith("X-Steering")
 
 
 async def test_two_headers_are_two_sources(world: Prompted) -> None:

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from steer_server.catalogue.folders import list_text
 from steer_server.errors import EvaluationError
 from steer_server.evaluation.judge_prompts import prompts_for
 from steer_server.evaluation.judges import Judge, read_judges
 from steer_server.training.reward_data import assign_parts, read_rows
 from steer_server.training.trained_on import TRAINED_ON, trained_on_text
 from tests.evaluation.conftest import NUM_PROMPTS, JudgesPlace
-from tests.support.adapters import random_adapter
+from tests.support.adapters import list_text, random_adapter
 from tests.support.survey_server import write_rows
 
 

@@ -100,8 +100,15 @@ def test_an_error_can_always_be_written() -> None:
     assert (str(error), error.param) == ("half: \\ud800", "steering.\\ud800")
 
 
-@pytest.mark.parametrize("text", ["[" * 50_000, '{"strength": 1e999}', '{"cultures": {"\\ud800": 1}}'])
-def test_a_header_is_read_as_strictly_as_a_body(text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "param"),
+    [
+        ("[" * 50_000, "X-Steering"),
+        ('{"strength": 1e999}', "X-Steering.strength"),
+        ('{"cultures": {"\\ud800": 1}}', r"X-Steering.cultures.\ud800"),
+    ],
+)
+def test_a_header_is_read_as_strictly_as_a_body(text: str, param: str) -> None:
     with pytest.raises(RequestError, match="not valid JSON") as caught:
         parse_spec_text(text, param="X-Steering")
-    assert caught.value.param == "X-Steering"
+    assert caught.value.param == param

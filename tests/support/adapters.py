@@ -7,10 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import yaml
 
 from steer_server.catalogue.base_model import BaseModel
-from steer_server.catalogue.folders import write_adapter_folder
-from steer_server.catalogue.manifest import CultureInfo, Manifest, PrompterInfo, ValueAxis
+from steer_server.catalogue.folders import describe_files, write_adapter_folder
+from steer_server.catalogue.manifest import (
+    MANIFEST,
+    CultureInfo,
+    Manifest,
+    PrompterInfo,
+    ValueAxis,
+    read_manifest,
+)
 from steer_server.catalogue.snapshot import Catalogue, LoadedAdapter
 
 TINY = "tiny-llama"
@@ -99,3 +107,13 @@ def planned_catalogue(cultures: Sequence[str], panaceas: dict[str, Sequence[str]
     return Catalogue.of(
         [adapter(name, ()) for name in cultures] + [adapter(n, axes) for n, axes in (panaceas or {}).items()]
     )
+
+
+def list_text(folder: Path, name: str, text: str) -> Manifest:
+    """Adds a text file to a complete folder and lists it in the manifest, which has another digest then."""
+    manifest = read_manifest(folder)
+    (folder / name).write_text(text)
+    others = tuple(entry for entry in manifest.files if entry.path != name)
+    changed = manifest.model_copy(update={"files": (*others, *describe_files(folder, [name]))})
+    (folder / MANIFEST).write_text(yaml.safe_dump(changed.model_dump(mode="json", exclude_defaults=True)))
+    return changed

@@ -12,25 +12,21 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
 from steer_server.catalogue.base_model import BaseModel
-from steer_server.catalogue.manifest import CARD, MANIFEST, WEIGHTS, read_manifest
 from steer_server.catalogue.snapshot import Catalogue
 from steer_server.catalogue.validation import validate_adapter
-from steer_server.cli import app
 from steer_server.errors import TrainingError
 from steer_server.settings import Settings
 from steer_server.steering.plan import build_plan
 from steer_server.steering.policy import Policy
 from steer_server.steering.spec import parse_spec
-from steer_server.training.panacea import describe_again, train_panacea
-from steer_server.training.panacea_card import BASELINE_TITLE
+from steer_server.training.panacea import train_panacea
 from steer_server.training.panacea_recipe import PanaceaRecipe
 from steer_server.training.panacea_trainer import PanaceaTrainer, preference_scores
 from steer_server.training.preference_data import axis_split
 from steer_server.training.preference_loss import pull
-from steer_server.training.trained_on import TRAINED_ON, prompt_hash, read_trained_on
+from steer_server.training.trained_on import prompt_hash, read_trained_on
 from tests.support.adapters import TINY
 from tests.support.tiny_model import tiny_model_with_weights
 
@@ -139,48 +135,6 @@ def test_a_trained_adapter_passes_validation_and_serves_what_was_trained(
 
     train_panacea(place / "recipe.yaml", place, out, settings)
     assert "small: already" in capsys.readouterr().err
-
-
-def test_an_adapter_of_an_older_version_is_described_again_without_training(
-    place: Path, tmp_path: Path
-) -> None:
-    """As one that was written before there were baselines and `trained_on.txt`."""
-    settings = settings_of(place, tmp_path / "cache")
-    train_panacea(place / "recipe.yaml", place, tmp_path, settings)
-    folder = tmp_path / "small"
-    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
-    written, card = json.loads(whole["recipe.json"]), whole[CARD].decode()
-    del written["scores"]["baselines"]
-    for counts in written["scores"]["pairs"].values():
-        del counts["near_copies"]
-    (folder / "recipe.json").write_text(json.dumps(written))
-    before, _, after = card.partition(BASELINE_TITLE)
-    (folder / CARD).write_text(before + after[after.index("## Known failures") :])
-    (folder / TRAINED_ON).unlink()
-    manifest = read_manifest(folder)
-    listed = [entry for entry in manifest.files if entry.path != TRAINED_ON]
-    document = manifest.model_copy(update={"files": tuple(listed)}).model_dump(mode="json")
-    (folder / MANIFEST).write_text(yaml.safe_dump(document))
-
-    result = CliRunner().invoke(app, ["train", "describe-panacea", str(folder), "--data", str(place)])
-    assert result.exit_code == 0, result.output
-    validate_adapter(folder, BaseModel.of(settings), max_rank=4)
-    for name in (TRAINED_ON, WEIGHTS):
-        assert (folder / name).read_bytes() == whole[name]
-    again = (folder / CARD).read_text()
-    said = "are left out of what is scored: polite 0, bold 0."
-    assert said in card and again == card.replace(said, "are among the scored pairs: polite 0, bold 0.")
-    describe_again(folder, place)
-    assert (folder / CARD).read_text() == again, "the section is replaced"
-
-    (place / "more").mkdir()
-    for name in ("polite", "bold"):
-        lines = gzip.decompress((place / f"{name}.gz").read_bytes())
-        (place / "more" / f"{name}.gz").write_bytes(gzip.compress(lines.replace(b" 1", b" 7")))
-    with pytest.raises(TrainingError, match="small was trained on other data"):
-        describe_again(folder, place / "more")
-    with pytest.raises(TrainingError, match="not made by `train panacea`"):
-        describe_again(place, place)
 
 
 def test_a_reference_of_other_pairs_is_not_taken_for_this_runs(place: Path, tmp_path: Path) -> None:

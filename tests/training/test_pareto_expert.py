@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from steer_server.catalogue.base_model import BaseModel
-from steer_server.catalogue.folders import list_text
 from steer_server.catalogue.manifest import CARD, RECIPE, WEIGHTS, Manifest
 from steer_server.catalogue.snapshot import Catalogue
 from steer_server.catalogue.validation import validate_adapter
@@ -27,7 +26,7 @@ from steer_server.steering.spec import SteeringSpec
 from steer_server.training.pareto_expert import make_pareto_expert
 from steer_server.training.trained_on import TRAINED_ON, prompt_hash, read_trained_on, trained_on_text
 from tests.catalogue.bench import peft, relisted
-from tests.support.adapters import TINY, random_adapter, tiny_base_model
+from tests.support.adapters import TINY, list_text, random_adapter, tiny_base_model
 from tests.support.experts import write_expert, write_recipe
 
 VECTORS = {

@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 
 from steer_server.catalogue.base_model import BaseModel
-from steer_server.catalogue.folders import list_text
 from steer_server.catalogue.manifest import read_manifest
 from steer_server.catalogue.package import read_package
 from steer_server.catalogue.validation import validate_folder
 from steer_server.errors import CatalogueError, TrainingError
 from steer_server.training.trained_on import TRAINED_ON, prompt_hash, read_trained_on, trained_on_text
-from tests.support.adapters import TINY, random_adapter, tiny_base_model
+from tests.support.adapters import TINY, list_text, random_adapter, tiny_base_model
 from tests.support.servers import ROOT
 
 

@@ -12,7 +12,6 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from steer_server.catalogue.folders import list_text
 from steer_server.cli import app
 from steer_server.errors import EvaluationError
 from steer_server.evaluation.html import write_page
@@ -23,7 +22,7 @@ from steer_server.evaluation.win_rate.win_rate import WinRateOptions, run_win_ra
 from steer_server.training.trained_on import TRAINED_ON, trained_on_text
 from tests.evaluation.conftest import JudgesPlace
 from tests.evaluation.values_server import ValuesServer, said
-from tests.support.adapters import random_adapter
+from tests.support.adapters import list_text, random_adapter
 
 NOISE = "base, other seed"
 

@@ -50,7 +50,7 @@ def drawn_texts(num: int) -> list[tuple[list[dict[str, str]], str]]:
             messages.append({"role": "assistant", "content": prose(draw, 1)})
             messages.append({"role": "user", "content": prose(draw, 1)})
         # Mostly short: two cores read all of them three times.
-        (num_sentences,) = draw.choices((1, 2, 5, 12, 40), weights=(14, 4, 2, 1, 1))
+        (num_sentences,) = draw.choices((1, 2, 5, 12, 40), weights=(30, 6, 2, 1, 1))
         texts.append((messages, prose(draw, num_sentences)))
     return texts
 

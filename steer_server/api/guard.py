@@ -9,6 +9,7 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from steer_server.api.json_body import BodySize
 from steer_server.api.openai_routes import STEERED_HEADER, STEERED_PATHS
 from steer_server.api.respond import error_response
 from steer_server.api.source import FIELD, HEADER
@@ -37,7 +38,8 @@ class SteeringGuard:
             await self.app(scope, receive, send)
             return
         try:
-            messages = await _read(headers, receive, scope["app"].state.steer.max_body_bytes)
+            size = BodySize(headers, scope["app"].state.steer.max_body_bytes)
+            messages = await _read(size, receive)
         except BodyTooLargeError as error:
             await error_response(error)(scope, receive, send)
             return
@@ -53,24 +55,13 @@ class SteeringGuard:
         await self.app(scope, receive_again, send)
 
 
-async def _read(headers: Headers, receive: Receive, limit: int) -> list[Message]:
-    """The messages of a body.
-
-    Raises: BodyTooLargeError as soon as more than `limit` bytes are announced or have come.
-    """
-    announced = headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > limit:
-        raise BodyTooLargeError(limit)
+async def _read(size: BodySize, receive: Receive) -> list[Message]:
+    """The messages of a body. Raises: BodyTooLargeError."""
     messages: list[Message] = []
-    size = 0
-    while True:
-        message = await receive()
-        messages.append(message)
-        size += len(message.get("body", b""))
-        if size > limit:
-            raise BodyTooLargeError(limit)
-        if not message.get("more_body", False):
-            return messages
+    while not messages or messages[-1].get("more_body", False):
+        messages.append(await receive())
+        size.add(messages[-1].get("body", b""))
+    return messages
 
 
 def _path(scope: MutableMapping[str, Any]) -> str:

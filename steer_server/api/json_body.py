@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from steer_server.errors import BodyTooLargeError, RequestError
@@ -24,17 +25,30 @@ async def read_json_text(request: Request) -> bytes:
     content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if content_type != "application/json":
         raise RequestError("Content-Type must be application/json.", code="invalid_body")
-    limit: int = request.app.state.steer.max_body_bytes
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > limit:
-        raise BodyTooLargeError(limit)
-    parts, size = [], 0
+    size = BodySize(request.headers, request.app.state.steer.max_body_bytes)
+    parts = []
     async for part in request.stream():
+        size.add(part)
         parts.append(part)
-        size += len(part)
-        if size > limit:
-            raise BodyTooLargeError(limit)
     return b"".join(parts)
+
+
+class BodySize:
+    """Counts a body as it comes. Raises: BodyTooLargeError as soon as more than `limit` bytes are announced,
+    or have come."""
+
+    def __init__(self, headers: Headers, limit: int) -> None:
+        self._limit, self._num_bytes = limit, 0
+        announced = headers.get("content-length", "")
+        self._check(int(announced) if announced.isdigit() else 0)
+
+    def add(self, part: bytes) -> None:
+        self._num_bytes += len(part)
+        self._check(self._num_bytes)
+
+    def _check(self, num_bytes: int) -> None:
+        if num_bytes > self._limit:
+            raise BodyTooLargeError(self._limit)
 
 
 def json_object(text: bytes) -> dict[str, Any]:

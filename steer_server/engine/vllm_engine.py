@@ -46,10 +46,9 @@ FIRST_PLAN_ID = 1 << 20
 
 ABORT_AGAIN_SECONDS = 0.02
 
-_current_run: ContextVar[VllmRun | None] = ContextVar("current_run", default=None)
-
-
 logger = logging.getLogger("steer_server.engine")
+
+_current_run: ContextVar[VllmRun | None] = ContextVar("current_run", default=None)
 
 
 class PlanIds:

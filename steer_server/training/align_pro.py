@@ -11,7 +11,7 @@ import torch
 
 from steer_server.catalogue.base_model import BaseModel
 from steer_server.catalogue.folders import write_adapter_folder
-from steer_server.catalogue.manifest import MANIFEST, PrompterInfo
+from steer_server.catalogue.manifest import MANIFEST, RECIPE, PrompterInfo
 from steer_server.evaluation.report import commit
 from steer_server.frozen.prompter_template import TEMPLATE_VERSION
 from steer_server.settings import Settings
@@ -81,7 +81,7 @@ def train_align_pro(
         data=recipe.data_sources,
         card=align_pro_card(recipe, scores),
         listed={TRAINED_ON: trained_on_text(trainer.trained_units)},
-        extra={"recipe.json": json.dumps(written, indent=2) + "\n"},
+        extra={RECIPE: json.dumps(written, indent=2) + "\n"},
     )
     trainer.forget()
     print(json.dumps({"adapter": recipe.name, **scores}), flush=True)

@@ -24,7 +24,7 @@ import torch
 
 from steer_server.catalogue.base_model import BaseModel
 from steer_server.catalogue.folders import write_adapter_folder
-from steer_server.catalogue.manifest import MANIFEST, CultureInfo
+from steer_server.catalogue.manifest import MANIFEST, RECIPE, CultureInfo
 from steer_server.errors import TrainingError
 from steer_server.evaluation.distributions import jensen_shannon_bits, uniform_bits
 from steer_server.evaluation.report import commit
@@ -236,7 +236,7 @@ def train_cultures(
             data=file.sources,
             card=culture_card(recipe, file, scores),
             extra={
-                "recipe.json": json.dumps(
+                RECIPE: json.dumps(
                     {"start": file.start and asdict(file.start), **asdict(recipe), "scores": scores}, indent=2
                 )
                 + "\n"

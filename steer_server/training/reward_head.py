@@ -17,7 +17,7 @@ import numpy as np
 
 from steer_server.catalogue.base_model import BaseModel
 from steer_server.catalogue.folders import write_reward_head_folder
-from steer_server.catalogue.manifest import MANIFEST, CultureInfo, DataSource
+from steer_server.catalogue.manifest import MANIFEST, RECIPE, CultureInfo, DataSource
 from steer_server.catalogue.reward_head import RewardHeadConfig, TextFormat
 from steer_server.errors import TrainingError
 from steer_server.evaluation.report import provenance
@@ -241,7 +241,7 @@ def train_head(
         data=[DataSource(source=each.source, licence=each.licence) for each in sources],
         card=card(head, sources, config, provenance()),
         listed={TRAINED_ON: trained_on_text({row.unit for row in training.rows})},
-        extra={"recipe.json": json.dumps(own_recipe, indent=2) + "\n"},
+        extra={RECIPE: json.dumps(own_recipe, indent=2) + "\n"},
     )
     return scores
 

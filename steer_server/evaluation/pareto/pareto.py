@@ -40,12 +40,10 @@ from steer_server.evaluation.pareto.report import (
     verdict_lines,
 )
 from steer_server.evaluation.pareto.scores import ParetoScores
+from steer_server.evaluation.report import Results
 from steer_server.progress import Progress
 from steer_server.training.panacea_recipe import PanaceaRecipe
 from steer_server.training.preference_data import PreferencePair
-
-Results = dict[str, Any]
-"""What goes into `report.json`."""
 
 
 @dataclass(frozen=True)

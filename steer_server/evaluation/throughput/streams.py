@@ -18,6 +18,7 @@ from steer_server.evaluation.html import COLOURS, Section, Table, new_figure, wr
 from steer_server.evaluation.overhead.asking import WAYS, Asker, Cost, Load, Way
 from steer_server.evaluation.overhead.servers import OURS, MeasuredServer, StartServers, blended, both_servers
 from steer_server.evaluation.report import Results, commit
+from steer_server.evaluation.throughput.throughput import MOST_FIRST_TOKEN
 from steer_server.evaluation.verdicts import Verdict, check_shown, verdict_table
 from steer_server.progress import Progress
 from steer_server.settings import Settings
@@ -27,7 +28,6 @@ ANSWERS_PER_STREAM = 2
 STREAMED = tuple(way for way in WAYS if way.is_streamed)
 STOCK_WAY, _, STEERED_WAY = STREAMED
 LEAST_SPEED = 0.9
-MOST_FIRST_TOKEN = 1.1
 
 
 @dataclass(frozen=True)

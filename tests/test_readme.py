@@ -1,4 +1,4 @@
-"""Everything in the README runs: its commands against the live server, its YAML through our readers."""
+"""Everything in the READMEs runs: their commands against the live server, their YAML through our readers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ import yaml
 from steer_server.steering.policy import Policy
 from tests.support.servers import ROOT, Running
 
-README = ROOT / "README.md"
+READMES = (ROOT / "README.md", *sorted((ROOT / "steer_server").glob("*/README.md")))
 URL = "http://127.0.0.1:8000"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-BLOCKS = [(language, code) for language, code in BLOCK.findall(README.read_text()) if language != "text"]
+BLOCKS = [
+    (language, code)
+    for readme in READMES
+    for language, code in BLOCK.findall(readme.read_text())
+    if language != "text"
+]
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)\)")
 
 ASKS_A_SERVER = re.compile(r"^steer-server (keys|adapters (?!validate|keygen|sign)).*")
 """Commands whose default is port 8000."""
@@ -38,6 +44,12 @@ def blocks(*languages: str) -> list[str]:
 
 def test_every_block_is_of_a_kind_that_is_run() -> None:
     assert {language for language, _ in BLOCKS} == {"bash", "python", "yaml"}
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)
+def test_what_a_readme_links_to_is_there(readme: Path) -> None:
+    links = LINK.findall(readme.read_text())
+    assert [link for link in links if not (readme.parent / link).exists()] == []
 
 
 @pytest.mark.engine

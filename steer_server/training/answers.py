@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from steer_server.training.base_weights import who_sees_whom
 from steer_server.training.example import Example
 
 
@@ -127,7 +128,7 @@ def position_logits(model: Any, batch: Batch) -> torch.Tensor:
     hidden = causal.model(
         input_ids=batch.ids_N_T,
         position_ids=batch.positions_N_T,
-        attention_mask=batch.mask_N_1_T_FT,
+        attention_mask=who_sees_whom(causal, batch.mask_N_1_T_FT),
         past_key_values=_common_cache(causal, batch),
         use_cache=batch.common_ids_F.numel() > 0,
     ).last_hidden_state

@@ -36,6 +36,7 @@ from steer_server.training.answers import (
     position_logits,
     survey_loss,
 )
+from steer_server.training.base_weights import load_base
 from steer_server.training.culture_card import culture_card
 from steer_server.training.culture_recipe import ALL, SELF, START, CultureRecipe, RecipeFile
 from steer_server.training.example import Example
@@ -66,13 +67,11 @@ class CultureTrainer:
     def __init__(
         self, model_path: Path, survey: Path, prompts: Path | None, questions: Path | None, work: Path
     ) -> None:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoTokenizer
 
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.encoder = AnswerEncoder(AutoTokenizer.from_pretrained(model_path))
-        self.base = AutoModelForCausalLM.from_pretrained(
-            model_path, dtype=torch.bfloat16, attn_implementation="sdpa"
-        ).to(self.device)
+        self.base = load_base(model_path)
+        self.device = self.base.device
         self.survey = read_survey(survey)
         self.ordinary = read_prompts(prompts)
         self.questions = questions

@@ -24,6 +24,7 @@ import torch
 from steer_server.catalogue.manifest import file_sha256
 from steer_server.progress import Progress
 from steer_server.training.answers import Batch, answer_log_probs, position_logits
+from steer_server.training.base_weights import load_base
 from steer_server.training.loop import LoopConfig, fingerprint, train
 from steer_server.training.panacea_recipe import PanaceaRecipe
 from steer_server.training.preference_baselines import baselines
@@ -63,7 +64,7 @@ class PanaceaTrainer:
     """
 
     def __init__(self, model_path: Path, recipe: PanaceaRecipe, data: Path, work: Path) -> None:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoTokenizer
 
         self.recipe, self.work = recipe, work
         settings = recipe.training
@@ -88,13 +89,11 @@ class PanaceaTrainer:
                 "data": {file: file_sha256(data / file) for file in files},
             }
         )
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.encoder = PairEncoder(
             AutoTokenizer.from_pretrained(model_path), settings.max_prompt_tokens, settings.max_answer_tokens
         )
-        self.model = AutoModelForCausalLM.from_pretrained(
-            model_path, dtype=torch.bfloat16, attn_implementation="sdpa"
-        ).to(self.device)
+        self.model = load_base(model_path)
+        self.device = self.model.device
         self.lora = SvdLora(
             self.model,
             settings.num_shared_ranks,

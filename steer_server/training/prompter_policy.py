@@ -19,6 +19,7 @@ import torch.nn.functional as F
 
 from steer_server.frozen.prompter_template import prompter_messages
 from steer_server.training.answers import AnswerEncoder, Batch, position_logits
+from steer_server.training.base_weights import load_base
 from steer_server.training.culture import TARGET_MODULES
 from steer_server.training.example import Example
 
@@ -86,17 +87,15 @@ class Prompter:
 
     def __init__(self, model_path: Path, rank: int, alpha: float, temperature: float, seed: int) -> None:
         from peft import get_peft_model
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoTokenizer
 
         from steer_server.training.low_rank import lora_config
 
         torch.manual_seed(seed)
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.temperature = temperature
         self.encoder = RewriteEncoder(AutoTokenizer.from_pretrained(model_path))
-        base = AutoModelForCausalLM.from_pretrained(
-            model_path, dtype=torch.bfloat16, attn_implementation="sdpa"
-        ).to(self.device)
+        base = load_base(model_path)
+        self.device = base.device
         config = lora_config(rank, alpha, TARGET_MODULES)
         self.model: Any = get_peft_model(base, config, autocast_adapter_dtype=True)
         self.model.add_adapter(WARM_START, config)

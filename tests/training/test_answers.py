@@ -21,12 +21,13 @@ WORDS = Example("Tea or coffee?", ("tea.", "coffee.", "no."), (0.5, 0.3, 0.2), i
 LETTERS = Example("A. tea B. coffee?", ("A", "B"), (0.6, 0.4), is_whole=False)
 
 
-def test_answers_that_branch_off_one_prompt_score_as_each_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_answers_that_branch_off_one_prompt_score_as_each_alone(tmp_path: Path, attention: str) -> None:
     """log P(answer | prompt) = Σ_t log softmax(z_t)[token_t], one plain pass per answer as the reference."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = tiny_model_with_weights(tmp_path / TINY)
-    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa")
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention)
     encoder = AnswerEncoder(AutoTokenizer.from_pretrained(folder))
     batch = encoder.batch([WORDS, LETTERS])
     with torch.no_grad():

@@ -136,7 +136,7 @@ async def test_models_of_upstreams_are_listed_beside_ours_and_follow_changes(wor
     assert (card.owned_by, card.created) == ("up", 7)
     rows = [{"id": "new"}, {"id": 3}, "x", {"id": ""}, {"id": "a\nb"}]
     world.upstream.models = (200, {"data": rows})
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while "up/new" not in await world.models():
             await asyncio.sleep(0.02)
     assert "up/big" not in await world.models()

@@ -1,0 +1,31 @@
+"""The model that adapters are trained on: bf16, and an attention that is quick to learn through."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def load_base(model_path: Path) -> Any:
+    """The causal model in bf16, on CUDA if there is one.
+
+    On CPU attention is plain products: the backward pass of torch's fused one takes 38 ms for 16 trees of 115
+    tokens where these take 10 (float32 softmax in both).
+    """
+    from transformers import AutoModelForCausalLM
+
+    device, attention = ("cuda", "sdpa") if torch.cuda.is_available() else ("cpu", "eager")
+    model = AutoModelForCausalLM.from_pretrained(
+        model_path, dtype=torch.bfloat16, attn_implementation=attention
+    )
+    return model.to(device)
+
+
+def who_sees_whom(model: Any, sees: torch.Tensor) -> torch.Tensor:
+    """A bool mask as the model's attention takes it: plain products add it to their scores."""
+    if model.config._attn_implementation != "eager":
+        return sees
+    hidden = torch.finfo(model.dtype).min
+    return torch.zeros_like(sees, dtype=model.dtype).masked_fill_(~sees, hidden)

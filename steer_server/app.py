@@ -15,6 +15,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from steer_server.api import adapter_routes, key_routes, openai_routes, reward_routes, steering_routes
+from steer_server.api.drain_guard import DrainGuard
+from steer_server.api.draining import Drain
 from steer_server.api.guard import SteeringGuard
 from steer_server.api.key_guard import KeyGuard
 from steer_server.api.keys import KeyGate
@@ -64,6 +66,7 @@ def attach(app: FastAPI) -> None:
     app.add_exception_handler(ClientDisconnect, _on_left)
     app.add_middleware(SteeringGuard)
     app.add_middleware(KeyGuard)
+    app.add_middleware(DrainGuard)
     app.add_middleware(RequestObserver)  # added last, so it comes first
 
 
@@ -151,6 +154,7 @@ async def start(
         rewards=Rewards(engine, heads, metrics, log),
         keys=keys,
         running=running,
+        drain=Drain(running),
         rewriter=Rewriter(
             max_tokens=settings.rewrite_max_tokens,
             cache_characters=settings.rewrite_cache_characters,

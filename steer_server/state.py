@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from steer_server.api.draining import Drain
 from steer_server.api.keys import KeyGate
 from steer_server.api.running import RunningRequests
 from steer_server.api.scoring import Rewards
@@ -31,6 +32,7 @@ class Server:
     rewards: Rewards
     keys: KeyGate
     running: RunningRequests
+    drain: Drain
     rewriter: Rewriter
     upstreams: Upstreams
     policy: Policy

@@ -40,7 +40,7 @@ class KeyGuard:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or _is_under(_path(scope), OPEN_PATHS):
+        if scope["type"] not in ("http", "websocket") or is_open(scope):
             await self.app(scope, receive, send)
             return
         connection = HTTPConnection(scope)
@@ -64,6 +64,11 @@ def caller_of(request: Request) -> Caller:
     """Who asks, as the guard found."""
     caller: Caller = request.state.caller
     return caller
+
+
+def is_open(scope: Scope) -> bool:
+    """Whether anybody may ask for this path."""
+    return _is_under(_path(scope), OPEN_PATHS)
 
 
 def _needs_operator(scope: Scope) -> bool:

@@ -70,6 +70,14 @@ def add_heads(job: Job, param: str) -> None:
             param=place,
             code="reward_heads_unavailable",
         )
+    can_read = job.server.engine.can_read_heads and not job.body.get("use_beam_search")
+    if job.spec.read == "generation" and not can_read:
+        raise RequestError(
+            "With beam search, and on a server that decodes speculatively, heads do not read the generation; "
+            "leave out `read`.",
+            param=f"{param}.options.read",
+            code="reward_heads_unavailable",
+        )
     job.heads = tuple(heads.values())
     job.conversation = as_conversation(job.body.get("messages"))
     check_length(job.conversation, [""], param="messages")

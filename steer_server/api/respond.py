@@ -24,9 +24,9 @@ from steer_server.api.encode import (
 from steer_server.api.scoring import Conversation, Scores
 from steer_server.api.source import FIELD
 from steer_server.catalogue.snapshot import Catalogue, LoadedRewardHead
-from steer_server.engine.base import Answer, EngineRun, Route, Runner
+from steer_server.engine.base import Answer, ChoiceScores, EngineRun, Route, Runner
 from steer_server.engine.leases import Lease
-from steer_server.errors import CLIENT_CLOSED_STATUS, AbortedError, CapacityError, SteerError
+from steer_server.errors import CLIENT_CLOSED_STATUS, CapacityError, SteerError
 from steer_server.observing.genai import answer_attributes, begin_call
 from steer_server.observing.request import observed
 from steer_server.observing.spans import error_type, span
@@ -43,14 +43,14 @@ class Held:
     run: EngineRun
     lease: Lease | None
     on_end: Callable[[Held], None]
-    aborted: AbortedError | None = None
+    aborted: SteerError | None = None
     """Why the request was ended by the server."""
     _ending: asyncio.Task[None] | None = field(default=None)
 
-    def abort(self, reason: str) -> None:
+    def abort(self, error: SteerError) -> None:
         """Stops the engine's work; the answer that it then ends with is replaced by an error."""
         if self._ending is None:
-            self.aborted = AbortedError(reason)
+            self.aborted = error
             self.give_back()
 
     def give_back(self) -> asyncio.Task[None]:
@@ -113,6 +113,8 @@ class Job:
     """What the answer is generated under, where that is not `plan`: a frozen model answers as it is."""
     findings: Mapping[str, Any] = field(default_factory=dict)
     """What the method adds to the response's `steering`."""
+    choice_scores: Callable[[], ChoiceScores] | None = None
+    """Of the answer, once it runs, when heads read it while it is generated."""
 
     @property
     def digests(self) -> list[str]:
@@ -123,12 +125,26 @@ class Job:
     def headers(self) -> dict[str, str]:
         return {PLAN_HEADER: self.plan.digest}
 
+    @property
+    def reads_generation(self) -> bool:
+        """Whether heads read the answer while it is generated. Only methods of one run have that option."""
+        return bool(self.heads) and self.spec is not None and self.spec.read == "generation"
+
+    @property
+    def cache_salt(self) -> str | None:
+        """The body's; None also for one that only an upstream has seen and that our engine would refuse."""
+        salt = self.body.get("cache_salt")
+        return salt if isinstance(salt, str) and salt else None
+
     async def score(self, answers: Sequence[str | None]) -> Scores:
-        """Scores of answers to this request by its heads."""
+        """Scores of answers to this request by its heads: where they read the generation, of its choices."""
+        if self.choice_scores is not None:
+            return self.server.rewards.of_generation(self.heads, answers, self.choice_scores(), self.plan)
         texts = [(self.conversation, answer) for answer in answers]
         with self.timings.stage("scoring") as scoring:
             scoring.set({"steer.reward_heads": [head.title for head in self.heads]})
-            return await self.server.rewards.score(self.heads, texts, self.plan)
+            work = self.server.rewards.score(self.heads, texts, self.plan, self.cache_salt)
+            return await self.server.running.result_of(work, self.digests)
 
     async def describe(self, answers: Sequence[str | None]) -> dict[str, Any]:
         """The response's `steering`. Args: answers: what is given, in order of the choices."""
@@ -201,13 +217,18 @@ async def run(job: Job, body: dict[str, Any], *, is_leased: bool = False) -> tup
             call.fail(held.aborted.code)
         call.end()
 
-    held = Held(job.runner.run(job.route, body, plan, job.request), lease, on_end)
+    if job.reads_generation:
+        started: EngineRun = server.engine.run(job.route, body, plan, job.request, reads_heads=True)
+    else:
+        started = job.runner.run(job.route, body, plan, job.request)
+    held = Held(started, lease, on_end)
     server.running.add(held, digests)
     try:
         if held.aborted is not None:
             raise held.aborted
         with call.entered():
             answer = await held.run.answer()
+        job.choice_scores = answer.choice_scores
         call.set(answer_attributes(answer.body or {}))
         return answer, held
     except BaseException as error:
@@ -226,7 +247,8 @@ async def run_whole(job: Job, body: Mapping[str, Any], *, is_leased: bool = Fals
 
 
 async def whole_body(answer: Answer, held: Held) -> dict[str, Any]:
-    """The body of an answer that is no stream; nothing is held any more. Raises: AbortedError."""
+    """The body of an answer that is no stream; nothing is held any more. Raises: SteerError when
+    the server ended the request."""
     await asyncio.shield(held.give_back())
     if held.aborted is not None:
         raise held.aborted

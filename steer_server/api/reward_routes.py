@@ -12,7 +12,12 @@ from starlette.responses import JSONResponse, Response
 from steer_server.api.bodies import Body, in_openapi, read_body
 from steer_server.api.key_guard import caller_of
 from steer_server.api.respond import started_now, until_disconnect
-from steer_server.api.scoring import as_conversation, check_heads, check_length
+from steer_server.api.scoring import (
+    as_conversation,
+    check_heads,
+    check_length,
+    num_characters_of,
+)
 from steer_server.api.watch import RequestWatch
 from steer_server.catalogue.snapshot import Catalogue, LoadedRewardHead
 from steer_server.errors import NotFoundError, RequestError, short
@@ -25,6 +30,9 @@ router = APIRouter(tags=["rewards"])
 
 MAX_ANSWERS = 256
 """Of one request, its whole batch together."""
+MAX_CHARACTERS_TOGETHER = 2_000_000
+"""Of all answers, each with its conversation, which is read anew for every one. Splitting so many into tokens
+takes 3 to 8 s, in which no other request's texts can be."""
 
 Answers = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=MAX_ANSWERS)]
 Heads = Annotated[list[str], Field(min_length=1, max_length=64)]
@@ -48,6 +56,8 @@ class RewardsBody(Body):
     answers: Answers | None = None
     heads: Heads | None = None
     batch: Annotated[list[Entry], Field(min_length=1, max_length=MAX_ANSWERS)] | None = None
+    cache_salt: Annotated[str, Field(min_length=1)] | None = None
+    """As in a chat request: the prefix cache is shared with requests that have the same."""
 
     @model_validator(mode="after")
     def _is_one_or_many(self) -> RewardsBody:
@@ -90,17 +100,27 @@ async def _score(server: Server, request: Request, body: RewardsBody, timings: T
             f"The batch has {num} answers; at most {MAX_ANSWERS}.", param="batch", code="invalid_body"
         )
     catalogue = server.catalogue.snapshot
-    work = []
+    work, num_characters = [], 0
     for prefix, entry in entries.items():
         heads = _heads(prefix, entry, catalogue, server.policy)
         check_heads(caller_of(request), heads)
         conversation = as_conversation(entry.messages, param=f"{prefix}messages")
         check_length(conversation, entry.answers, param=f"{prefix}answers")
+        num_characters += sum(map(len, entry.answers)) + len(entry.answers) * num_characters_of(conversation)
         texts = [(conversation, answer) for answer in entry.answers]
         work.append((tuple(heads.values()), texts))
+    if num_characters > MAX_CHARACTERS_TOGETHER:
+        raise RequestError(
+            f"The answers with their conversations have {num_characters} characters; at most "
+            f"{MAX_CHARACTERS_TOGETHER} together.",
+            param="answers" if body.batch is None else "batch",
+            code="invalid_body",
+        )
+    everyone = {head.digest: head.title for heads, _ in work for head in heads}
     with timings.stage("scoring") as scoring:
-        scoring.set({"steer.reward_heads": sorted({head.title for heads, _ in work for head in heads})})
-        scored = await server.rewards.score_all(work)
+        scoring.set({"steer.reward_heads": sorted(everyone.values())})
+        scoring_all = server.rewards.score_all(work, cache_salt=body.cache_salt)
+        scored = await server.running.result_of(scoring_all, everyone)
     described = [scores.describe() for scores in scored]
     num_tokens = sum(scores.num_tokens for scores in scored)
     usage = {"prompt_tokens": num_tokens, "total_tokens": num_tokens}

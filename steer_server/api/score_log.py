@@ -11,6 +11,7 @@ from pathlib import Path
 
 from steer_server.errors import ConfigError
 from steer_server.steering.plan import SteeringPlan
+from steer_server.steering.spec import Read
 
 logger = logging.getLogger("steer_server")
 
@@ -40,12 +41,14 @@ class ScoreLog:
         scores: Mapping[str, Mapping[str, float]],
         versions: Mapping[str, str],
         given_by: SteeringPlan | None,
+        read: Read = "turn_end",
     ) -> None:
         """
         Args:
             scores: `raw` and `calibrated` by head id.
             versions: `name@version` by head id.
             given_by: the plan that gave the answer; None for an answer from outside.
+            read: where the heads read it.
         """
         if self._random.random() >= self._share:
             return
@@ -55,6 +58,7 @@ class ScoreLog:
             "method": given_by.method if given_by else None,
             "group": {f"{a.name}@{a.version}": a.weight for a in given_by.adapters} if given_by else None,
             "values": dict(given_by.values) if given_by else None,
+            "read": read,
             "heads": {head: {"version": versions[head], **score} for head, score in scores.items()},
         }
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -12,11 +13,12 @@ from steer_server.api.keys import Caller
 from steer_server.api.score_log import ScoreLog
 from steer_server.catalogue.reward_head import Message, TextFormat
 from steer_server.catalogue.snapshot import LoadedRewardHead
-from steer_server.engine.base import Engine, ScoredText, ScoringText
+from steer_server.engine.base import ChoiceScores, Engine, ScoredText, ScoringText
 from steer_server.engine.heads import LoadedHeads
 from steer_server.errors import DeniedError, EngineError, RequestError
 from steer_server.metrics import Metrics
 from steer_server.steering.plan import BASE_PLAN, SteeringPlan
+from steer_server.steering.spec import Read
 
 MAX_CHARACTERS = 400_000
 """Of a conversation, with one answer to it."""
@@ -38,12 +40,16 @@ class Scores:
     cut: tuple[bool, ...]
     """The beginning of the text lies before what some head reads."""
     num_tokens: int
-    """Read in all."""
+    """Read in all, for the scores alone."""
+    read: Read = "turn_end"
+    plan: SteeringPlan = BASE_PLAN
+    """That the heads' states were computed under."""
 
     def describe(self) -> dict[str, Any]:
         """As in a response."""
         return {
-            "plan": BASE_PLAN.digest,
+            "read": self.read,
+            "plan": self.plan.digest,
             "heads": {_id(head): head.title for head in self.heads},
             "scores": list(self.answers),
             "cut": list(self.cut),
@@ -72,24 +78,31 @@ class Rewards:
         heads: Sequence[LoadedRewardHead],
         texts: Sequence[tuple[Conversation, str | None]],
         given_by: SteeringPlan | None = None,
+        cache_salt: str | None = None,
     ) -> Scores:
         """Scores of every answer by exactly these versions.
 
         Args:
             texts: (messages, answer).
             given_by: the plan that the answers were generated under; None for answers that came from outside.
+            cache_salt: the request's own: what is read for it is shared with nobody who has another.
 
         Raises: RequestError for a text that cannot be read; EngineError.
         """
-        (scores,) = await self.score_all([(heads, texts)], given_by)
+        (scores,) = await self.score_all([(heads, texts)], given_by, cache_salt)
         return scores
 
-    async def score_all(self, wanted: Sequence[Wanted], given_by: SteeringPlan | None = None) -> list[Scores]:
+    async def score_all(
+        self,
+        wanted: Sequence[Wanted],
+        given_by: SteeringPlan | None = None,
+        cache_salt: str | None = None,
+    ) -> list[Scores]:
         """The same for several sets of answers, each by heads of its own, all in one batch of the engine."""
         started = time.perf_counter()
         everyone = {head.digest: head for heads, _ in wanted for head in heads}
         reading = [
-            ScoringText(messages, answer, one)
+            ScoringText(messages, answer, one, cache_salt)
             for heads, texts in wanted
             for messages, answer in texts
             for one in _formats(heads)
@@ -103,13 +116,40 @@ class Rewards:
             self._note(scores, given_by)
         return found
 
+    def of_generation(
+        self,
+        heads: Sequence[LoadedRewardHead],
+        answers: Sequence[str | None],
+        read: ChoiceScores,
+        plan: SteeringPlan,
+    ) -> Scores:
+        """Scores of choices that were read while they were generated.
+
+        Args:
+            answers: the text of every choice.
+            plan: that they were generated under.
+
+        Raises: EngineError when one has a text and no score.
+        """
+        scored = tuple(
+            None if answer is None else {_id(head): _score(head, read.get(i, {})) for head in heads}
+            for i, answer in enumerate(answers)
+        )
+        scores = Scores(tuple(heads), scored, (False,) * len(scored), 0, "generation", plan)
+        self._note(scores, plan)
+        return scores
+
     def _note(self, scores: Scores, given_by: SteeringPlan | None) -> None:
         for found in scores.answers:
             if found is None:
                 continue
-            self._metrics.note_scores({head: score["calibrated"] for head, score in found.items()}, given_by)
+            # What the metric is watched for is the distribution of one quantity.
+            if scores.read == "turn_end":
+                calibrated = {head: score["calibrated"] for head, score in found.items()}
+                self._metrics.note_scores(calibrated, given_by)
             if self._log is not None:
-                self._log.maybe_write(found, {_id(head): head.title for head in scores.heads}, given_by)
+                versions = {_id(head): head.title for head in scores.heads}
+                self._log.maybe_write(found, versions, given_by, scores.read)
 
 
 def check_heads(caller: Caller, heads: Mapping[str, LoadedRewardHead]) -> None:
@@ -152,7 +192,7 @@ def as_conversation(messages: Any, *, param: str = "messages") -> Conversation:
 
 def check_length(conversation: Conversation, answers: Sequence[str], *, param: str) -> None:
     """Raises: RequestError (400) for a text that is too long even to be looked at."""
-    before = sum(len(message["content"]) for message in conversation)
+    before = num_characters_of(conversation)
     for i, answer in enumerate(answers):
         if before + len(answer) > MAX_CHARACTERS:
             raise RequestError(
@@ -161,6 +201,10 @@ def check_length(conversation: Conversation, answers: Sequence[str], *, param: s
                 param=f"{param}.{i}",
                 code="context_length_exceeded",
             )
+
+
+def num_characters_of(conversation: Conversation) -> int:
+    return sum(len(message["content"]) for message in conversation)
 
 
 def _formats(heads: Sequence[LoadedRewardHead]) -> list[TextFormat]:
@@ -182,7 +226,7 @@ def _collected(
             cut.append(False)
             continue
         found = {one: next(scored) for one in _formats(heads)}
-        answers.append({_id(head): _score(head, found[head.config.text_format]) for head in heads})
+        answers.append({_id(head): _score(head, found[head.config.text_format].raw) for head in heads})
         cut.append(any(one.is_cut for one in found.values()))
         num_tokens += sum(one.num_tokens for one in found.values())
     return Scores(tuple(heads), tuple(answers), tuple(cut), num_tokens)
@@ -198,10 +242,10 @@ def _text(content: Any) -> str | None:
     return "".join(texts) if texts and len(texts) == len(content) else None
 
 
-def _score(head: LoadedRewardHead, text: ScoredText) -> dict[str, float]:
-    if head.digest not in text.raw:
+def _score(head: LoadedRewardHead, raw_by_digest: Mapping[str, float]) -> dict[str, float]:
+    raw = raw_by_digest.get(head.digest)
+    if raw is None or not math.isfinite(raw):
         raise EngineError(f"The engine gave no score by {head.title}.")
-    raw = text.raw[head.digest]
     return {"raw": raw, "calibrated": head.config.calibration(raw)}
 
 

@@ -108,9 +108,11 @@ async def _planned(request: Request) -> tuple[Job, Sequence[LoadedRewardHead]]:
 
 @router.get("/ready")
 async def ready(request: Request) -> Response:
-    """200 when steered requests are served: the engine lives and every active adapter passed its probe."""
+    """200 when steered requests are served: the engine lives, every active adapter passed its probe, and the
+    server was not told to stop."""
     server: Server = request.app.state.steer
     try:
+        server.drain.check()
         await server.engine.check_health()
     except SteerError as error:
         return error_response(NotReadyError(str(error)))

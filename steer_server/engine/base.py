@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -14,6 +14,9 @@ from steer_server.steering.plan import SteeringPlan
 
 Route = Literal["chat", "completion"]
 
+ChoiceScores = Mapping[int, Mapping[str, float]]
+"""Choice -> head digest -> raw score."""
+
 
 @dataclass
 class Answer:
@@ -23,6 +26,9 @@ class Answer:
     """The whole response, when not streaming."""
     events: AsyncIterator[str] | None = None
     """SSE events as text, each ending in a blank line; the last is `data: [DONE]`."""
+    choice_scores: Callable[[], ChoiceScores] | None = None
+    """Of a run that reads heads: what they say of each choice so far, so of the whole answer once it is
+    there. To be called while the heads are held."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,8 @@ class ScoringText:
     answer: str
     text_format: TextFormat
     """Of the heads that it is scored for."""
+    cache_salt: str | None = None
+    """As in a request: the prefix cache is shared with requests that have the same."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +111,26 @@ class Engine(Runner, Protocol):
     """S: adapters resident at once."""
     max_model_tokens: int
     """Longest prompt and answer together."""
+    can_read_heads: bool
+    """Whether answers can be scored while they are generated; not where decoding is speculative."""
+
+    def run(
+        self,
+        route: Route,
+        body: dict[str, Any],
+        plan: SteeringPlan,
+        request: Request,
+        *,
+        reads_heads: bool = False,
+    ) -> EngineRun:
+        """As a runner's.
+
+        Args:
+            reads_heads: the answer comes with `choice_scores`: of each choice, by all loaded heads, the score
+                of the state (after the final norm) that its last token was sampled from, in the generating
+                pass and under the run's own plan. Not for beam search.
+        """
+        ...
 
     async def load_slot(self, slot: int, adapter: LoadedAdapter) -> None:
         """Puts an adapter into a slot in place of what was there.

@@ -7,7 +7,8 @@ Semantics: over a vocabulary of 64 words, the logits at position i of prompt p a
 and the next word is their argmax. So gates of 0 give the base model's text exactly, weights add, and the
 order of adapters does not matter: the promises that the contract suite checks on this engine and on vLLM.
 Choice i > 0 of a request for several answers to p is what p followed by "#i" gives. A reward head's raw score
-is a number that its digest and the text's last words alone decide.
+is a number that its digest and the text's last words alone decide; where it reads the generation, its digest,
+the plan, the prompt and the words before the one that was sampled last, which a stop string may have cut off.
 
 A token is a word. A chat's prompt is one token: a prompt of token ids that begins with one is a chat with the
 beginning of its answer, and what follows is predicted as in that chat. A word that the vocabulary does not
@@ -73,6 +74,7 @@ class FakeEngine:
         self.asked: list[tuple[dict[str, Any], SteeringPlan]] = []
         """Every request, and what it ran under."""
         self.max_model_tokens = 2048
+        self.can_read_heads = True
         self.num_loads = 0
         self.num_running = 0
         self.is_dead = False
@@ -92,9 +94,17 @@ class FakeEngine:
     async def clear_slot(self, slot: int) -> None:
         self.slots.pop(slot, None)
 
-    def run(self, route: Route, body: dict[str, Any], plan: SteeringPlan, request: Request) -> FakeRun:
+    def run(
+        self,
+        route: Route,
+        body: dict[str, Any],
+        plan: SteeringPlan,
+        request: Request,
+        *,
+        reads_heads: bool = False,
+    ) -> FakeRun:
         self.asked.append((body, plan))
-        return FakeRun(self, route, body, plan)
+        return FakeRun(self, route, body, plan, reads_heads=reads_heads)
 
     async def load_head(self, head: LoadedRewardHead) -> None:
         await asyncio.sleep(self.token_seconds)
@@ -199,9 +209,20 @@ class FakeEngine:
 
 
 class FakeRun:
-    def __init__(self, engine: FakeEngine, route: Route, body: dict[str, Any], plan: SteeringPlan) -> None:
+    def __init__(
+        self,
+        engine: FakeEngine,
+        route: Route,
+        body: dict[str, Any],
+        plan: SteeringPlan,
+        *,
+        reads_heads: bool = False,
+    ) -> None:
         self.engine, self.route, self.body, self.plan = engine, route, body, plan
         self.is_running = False
+        self._scores: dict[int, dict[str, float]] = {}
+        """By choice, of the row that was sampled from last."""
+        self._choice_scores = self._scores.copy if reads_heads else None
 
     async def answer(self) -> Answer:
         if self.engine.is_dead:
@@ -214,7 +235,7 @@ class FakeRun:
         self.is_running = True
         self.engine.num_running += 1
         if self.body.get("stream"):
-            return Answer(events=self._events())
+            return Answer(events=self._events(), choice_scores=self._choice_scores)
         num_words = len([word async for word, _ in self._words()])
         await self.stop()
         num_choices = int(self.body.get("n") or 1)
@@ -222,7 +243,9 @@ class FakeRun:
         generated = 0
         for prompt, answered in self.prompts:
             for i in range(num_choices):
-                text, reason = self._text(f"{prompt}#{i}" if i else prompt, len(answered), num_words)
+                drawn = f"{prompt}#{i}" if i else prompt
+                text, reason, before = self._text(drawn, len(answered), num_words)
+                self._read(len(choices), drawn, before)
                 generated += len(text.split())
                 choices.append(self._choice(len(choices), text, reason))
                 if self.body.get("prompt_logprobs") is not None:
@@ -230,7 +253,8 @@ class FakeRun:
         read = sum(1 + len(answered) for _, answered in self.prompts)
         usage = {"prompt_tokens": read, "completion_tokens": generated, "total_tokens": read + generated}
         object_ = "chat.completion" if self.route == "chat" else "text_completion"
-        return Answer(body={**self._envelope(object_), "choices": choices, "usage": usage})
+        body = {**self._envelope(object_), "choices": choices, "usage": usage}
+        return Answer(body=body, choice_scores=self._choice_scores)
 
     async def stop(self) -> None:
         if self.is_running:
@@ -245,10 +269,18 @@ class FakeRun:
             prompt, answered = self.prompts[0]
             yield self.engine.next_word(prompt, len(answered) + position, self.plan)
 
-    def _text(self, prompt: str, start: int, num_words: int) -> tuple[str, str]:
-        """An answer, and why it ended."""
+    def _read(self, choice: int, prompt: str, before: Sequence[str]) -> None:
+        """Scores a choice. Args: before: its words, less the one that is sampled now."""
+        self._scores[choice] = {
+            digest: float(_noise("state", digest, self.plan.digest, prompt, *before)[0])
+            for digest in sorted(self.engine.heads)
+        }
+
+    def _text(self, prompt: str, start: int, num_words: int) -> tuple[str, str, list[str]]:
+        """An answer, why it ended, and its words before the one that was sampled last."""
         if prompt in self.engine.answers:
-            return self.engine.answers[prompt], "stop"
+            given = self.engine.answers[prompt]
+            return given, "stop", given.split()
         at = range(start, start + num_words)
         text = " ".join(self.engine.next_word(prompt, position, self.plan)[0] for position in at)
         # What goes on with an answer begins with the space between words.
@@ -256,9 +288,11 @@ class FakeRun:
         stops = self.body.get("stop") or []
         found = [(text.find(stop), stop) for stop in ([stops] if isinstance(stops, str) else stops)]
         place, stop = min(((at, stop) for at, stop in found if at >= 0), default=(len(text), None))
+        # What stands behind a space begins the next word, which was sampled to tell.
+        before = f"{text[: place + len(stop or '')]}…".split()[:-1]
         if stop is None:
-            return text, "length"
-        return text[: place + len(stop) * bool(self.body.get("include_stop_str_in_output"))], "stop"
+            return text, "length", before
+        return text[: place + len(stop) * bool(self.body.get("include_stop_str_in_output"))], "stop", before
 
     def _prompt_logprobs(self, prompt: str, answered: Sequence[int]) -> list[dict[int, Any] | None]:
         read = zip(answered, self.engine._log_probs(prompt, answered, self.plan), strict=True)
@@ -267,7 +301,10 @@ class FakeRun:
     async def _events(self) -> AsyncIterator[str]:
         object_ = "chat.completion.chunk" if self.route == "chat" else "text_completion"
         position = 0
+        words: list[str] = []
         async for word, _ in self._words():
+            self._read(0, self.prompts[0][0], words)
+            words.append(word)
             text = word if position == 0 else f" {word}"
             part = (
                 {"delta": {"role": "assistant", "content": text}} if self.route == "chat" else {"text": text}

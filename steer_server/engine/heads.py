@@ -51,23 +51,23 @@ class LoadedHeads:
                 await asyncio.shield(self._start(heads))
             yield
         finally:
-            self._num_users.subtract(digests)
-            self._num_users += Counter()  # forgets those that nobody uses
-            async with self._given_back:
-                self._given_back.notify_all()
+            await self._give_back(digests)
 
     async def evict(self, digest: str) -> None:
-        """Drops a version when no request scores with it any more. Nothing must ask for it by then.
+        """Drops a version when no request scores with it, or has it loaded, any more. Nothing must ask for it
+        by then.
 
         Raises: EngineError.
         """
-        while digest in self._loaded:
+        while digest in self._loaded or self._num_users[digest]:
             async with self._given_back:
                 await self._given_back.wait_for(lambda: not self._num_users[digest])
             async with self._changing:
                 await self._drop(digest)
 
     def _start(self, heads: Sequence[LoadedRewardHead]) -> asyncio.Task[None]:
+        # The load is a user itself: whoever evicts waits for it when its caller has gone away.
+        self._num_users.update(head.digest for head in heads)
         task = asyncio.create_task(self._load(heads))
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)
@@ -76,15 +76,25 @@ class LoadedHeads:
         return task
 
     async def _load(self, heads: Sequence[LoadedRewardHead]) -> None:
-        async with self._changing:
-            for head in heads:
-                if head.digest not in self._loaded:
-                    await self.engine.load_head(head)
-                    self._loaded[head.digest] = None
-            self._note_use([head.digest for head in heads])
-            for digest in list(self._loaded):
-                if len(self._loaded) > self._max_loaded:
-                    await self._drop(digest)
+        digests = [head.digest for head in heads]
+        try:
+            async with self._changing:
+                for head in heads:
+                    if head.digest not in self._loaded:
+                        await self.engine.load_head(head)
+                        self._loaded[head.digest] = None
+                self._note_use(digests)
+                for digest in list(self._loaded):
+                    if len(self._loaded) > self._max_loaded:
+                        await self._drop(digest)
+        finally:
+            await self._give_back(digests)
+
+    async def _give_back(self, digests: Sequence[str]) -> None:
+        self._num_users.subtract(digests)
+        self._num_users += Counter()  # forgets those that nobody uses
+        async with self._given_back:
+            self._given_back.notify_all()
 
     def _note_use(self, digests: Sequence[str]) -> None:
         for digest in digests:

@@ -8,9 +8,10 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from steer_server.catalogue.base_model import BaseModel
+from steer_server.engine.ending import HTTP_END_SECONDS
 from steer_server.engine.plugin import WORKER_EXTENSION
 from steer_server.engine.worker import BANK_KEY
-from steer_server.errors import ConfigError
+from steer_server.errors import ConfigError, EngineError
 from steer_server.observing.logs import configure, is_json
 from steer_server.settings import PLUGIN_NAMES, Settings, otlp_traces, share_traces
 
@@ -60,12 +61,14 @@ def engine_options(base: BaseModel, settings: Settings) -> dict[str, Any]:
 def serve(
     base: BaseModel, settings: Settings, host: str, port: int, vllm_arguments: Sequence[str] = ()
 ) -> None:
-    """Serves until stopped.
+    """Serves until stopped. Requests under way then have vLLM's `--shutdown-timeout` to finish.
 
     Args:
         vllm_arguments: further options of `vllm serve`, such as `["--max-model-len", "2048"]`.
 
-    Raises: ConfigError for an option that the server sets itself, or when vLLM would not find our plugins.
+    Raises:
+        ConfigError: for an option that the server sets itself, or when vLLM would not find our plugins.
+        EngineError: the engine died, and the server has ended with it.
     """
     given = {argument.split("=")[0].replace("_", "-") for argument in vllm_arguments}
     if taken := sorted(given & set(OURS)):
@@ -76,7 +79,14 @@ def serve(
     configure(sys.stdout, as_json=is_json(settings.log_format, sys.stdout))
     share_traces()
     options |= observing_options(given, settings)
-    launch(vllm_arguments, {**engine_options(base, settings), **options}, program="steer-server serve")
+    launch(
+        vllm_arguments,
+        {**engine_options(base, settings), **options},
+        program="steer-server serve",
+        timeout_graceful_shutdown=HTTP_END_SECONDS,
+    )
+    if _http_plugin().end.has_died:
+        raise EngineError("the engine has died; its last words are in the log above")
 
 
 def observing_options(given: Collection[str], settings: Settings) -> dict[str, Any]:
@@ -94,13 +104,14 @@ def observing_options(given: Collection[str], settings: Settings) -> dict[str, A
     return options
 
 
-def launch(given: Sequence[str], options: Mapping[str, Any], *, program: str) -> None:
+def launch(given: Sequence[str], options: Mapping[str, Any], *, program: str, **http_options: Any) -> None:
     """vLLM's own server, in this process until it is stopped.
 
     Args:
         given: of the command line.
         options: that are set whatever was given, by the names of their attributes.
         program: what messages call it.
+        http_options: of uvicorn.
     """
     import uvloop
     from vllm.entrypoints.launchers.api_server.entry import run_server
@@ -119,7 +130,7 @@ def launch(given: Sequence[str], options: Mapping[str, Any], *, program: str) ->
         arguments.kv_cache_memory_bytes = CPU_KV_CACHE_BYTES
     configure_logging_from_args(arguments)
     validate_parsed_serve_args(arguments)
-    uvloop.run(run_server(arguments))
+    uvloop.run(run_server(arguments, **http_options))
 
 
 def _check_plugins() -> None:
@@ -130,6 +141,11 @@ def _check_plugins() -> None:
         raise ConfigError(f"entry points {missing} are not installed; run `pip install` on the project again")
     for name in PLUGIN_NAMES:
         found[name].load()
+    _http_plugin()
+
+
+def _http_plugin() -> Any:
+    """Imports vLLM."""
     from steer_server.engine.plugin import http_plugin
 
-    http_plugin()
+    return http_plugin()

@@ -4,6 +4,8 @@ What is replaced in vLLM 0.32, and nothing else:
 - the platform's punica wrapper class, and the worker's LoRA manager class;
 - the model runners' sampling, before which the taps read the step's hidden states, and how much of a text
   whose log-probabilities are wanted may come from the prefix cache;
+- in the server's process, how its engine is told to end (`ending.py`);
+- there, what is noted of its engine's outputs on their way to their requests (`answer_scores.py`);
 - on CPU, the rule that switches compilation off as soon as LoRA is on (it is there for vLLM's own LoRA
   operations, which cannot be traced; the bank's can);
 - on CPU, the packing of a linear layer's weights, which the bank does together with its own matrices;
@@ -113,8 +115,10 @@ def _rewind_cpu_generators() -> None:
     Runner._sample, Runner._bookkeeping_sync = remember_and_sample, rewind_and_bookkeep
 
 
+@functools.cache
 def http_plugin() -> Any:
-    """The object that vLLM asks to attach our routes and to prepare their state."""
+    """The object that vLLM asks to attach our routes and to prepare their state: one in a process, which
+    knows afterwards how the engine ended."""
     from steer_server.engine.vllm_engine import HttpPlugin
 
     return HttpPlugin()

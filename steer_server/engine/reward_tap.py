@@ -1,14 +1,20 @@
-"""The reward tap: every loaded head's score of a text, in the step that reads the text's last token.
+"""The reward tap: every loaded head's score, in the steps that sample for a request that asks.
 
     raw[n, k] = w_k · h_n + b_k      float32; h_n: request n's last hidden state, after the model's final norm
 
 h_n is the row that the step takes logits from: the last token that was read, after all chunks of a prefill
-and behind any cached prefix. A request whose id is a scoring id is a text to score; no client's is, as the
-log-probability tap says. How its scores leave the worker is in `taps.py`; nothing is stored.
+and behind any cached prefix. How scores leave the worker is in `taps.py`; nothing is stored. Two kinds of
+requests ask, by ids that no client can give its own, as the log-probability tap says:
 
-Not covered: the answer of a request that generates. A head reads the state *at* the token that ends the turn,
-which generation samples last and never reads, and reads it under the base model; so an answer is scored by a
-prefill. What of the text is in the prefix cache is not computed again.
+- A text to score, of one step. A head was trained on the state *at* the token that ends the turn, which
+  generation samples last and never reads, and under the base model; so this is a prefill of the whole text.
+  What of it is in the prefix cache is not computed again.
+- An answer that is scored while it is generated. Each of its steps is scored, since none knows that it is the
+  last; the last one's h_n is the row that the answer's last token was sampled from: one position before that
+  token, and under the request's own plan. It costs no forward pass, and is another quantity.
+
+Not covered: of answers, speculative decoding. On a GPU a step that is scored waits for the result, so that of
+answers every one does.
 
 Axes: N requests, K heads, H hidden features, T tokens of a step.
 """
@@ -31,6 +37,9 @@ from steer_server.engine.taps import tap
 SCORING_ID = re.compile(r"steer-score-[0-9a-f]{32}(?:-[0-9a-f]{8})?")
 """As `scoring_id` makes them, and as vLLM's engine has them, with a suffix of its own."""
 
+ANSWER_ID = re.compile(r"(?:(\d+)_)?(steer-answer-[0-9a-f]{32})(?:-[0-9a-f]{8})?")
+"""The same of `answer_id`. In front, where several choices were asked for, the choice."""
+
 LastRows = tuple[Sequence[str], torch.Tensor, np.ndarray, np.ndarray]
 """Of a step: request ids, `hidden_T_H`, each request's last row in it, and whether its text goes on."""
 
@@ -38,6 +47,16 @@ LastRows = tuple[Sequence[str], torch.Tensor, np.ndarray, np.ndarray]
 def scoring_id() -> str:
     """A new request id of a text to score."""
     return f"steer-score-{uuid.uuid4().hex}"
+
+
+def answer_id() -> str:
+    """A new request id of an answer that is scored while it is generated."""
+    return f"steer-answer-{uuid.uuid4().hex}"
+
+
+def is_scored(request_id: str) -> bool:
+    """Whether the tap scores the request."""
+    return bool(SCORING_ID.fullmatch(request_id) or ANSWER_ID.fullmatch(request_id))
 
 
 class HeadTable:
@@ -123,16 +142,16 @@ def last_rows_of_second(runner: Any, state: Any) -> LastRows:
 
 @torch.inference_mode()
 def score_step(runner: Any, rows_of: Callable[[Any, Any], LastRows]) -> dict[str, torch.Tensor]:
-    """Scores `[K, 2]` by request id, of the texts whose last token the present step has read."""
+    """Scores `[K, 2]` by request id, of those that ask and that the present step samples for."""
     state, table = runner.execute_model_state, getattr(runner, "steer_heads", None)
     if state is None or table is None or state.hidden_states is None:
         return {}
     ids, hidden_T_H, ends, goes_on = rows_of(runner, state)
-    found = [n for n, one in enumerate(ids) if not goes_on[n] and SCORING_ID.fullmatch(one)]
+    found = [n for n, one in enumerate(ids) if not goes_on[n] and is_scored(one)]
     if not found:
         return {}
     rows = torch.as_tensor(ends[found], dtype=torch.long, device=hidden_T_H.device)
-    # On a GPU this waits for the step; only steps that end a text do.
+    # On a GPU this waits for the step; only steps with such a request do.
     scores_N_K_2 = table.scores(hidden_T_H[rows]).cpu()
     return {ids[n]: scores for n, scores in zip(found, scores_N_K_2, strict=True)}
 

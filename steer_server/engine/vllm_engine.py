@@ -29,9 +29,20 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from steer_server.app import attach, start
 from steer_server.catalogue.snapshot import LoadedAdapter, LoadedRewardHead
-from steer_server.engine.base import Answer, ReadText, Route, ScoredText, ScoringText, TokenisedText
+from steer_server.engine.answer_scores import AnswerScores, Readings
+from steer_server.engine.base import (
+    Answer,
+    ChoiceScores,
+    ReadText,
+    Route,
+    ScoredText,
+    ScoringText,
+    TokenisedText,
+)
 from steer_server.engine.calls import call_workers
+from steer_server.engine.ending import EngineEnd
 from steer_server.engine.log_probs import VllmLogProbs
+from steer_server.engine.reward_tap import answer_id
 from steer_server.engine.scoring import VllmScorer
 from steer_server.engine.texts import ModelTokenizer, VllmTexts
 from steer_server.engine.translate import failure, invalid_body, refusal
@@ -102,12 +113,16 @@ class SteeredClient:
         if run is None:
             raise AssertionError("a steered handler was called outside a run")
         # It has the client's X-Request-Id, and vLLM's `abort` ends all requests that share one.
-        request_id = f"{request_id}-{next(self._next)}"
+        # One of ours has the tap read the answer.
+        request_id = answer_id() if run.reads_heads else f"{request_id}-{next(self._next)}"
         run.request_ids.append(request_id)
         kwargs["lora_request"] = run.lora_request
         if run.trace_headers:
             kwargs["trace_headers"] = run.trace_headers
-        return run.unless_stopped(self._client.generate(prompt, sampling_params, request_id, **kwargs))
+        outputs = self._client.generate(prompt, sampling_params, request_id, **kwargs)
+        if run.reads_heads:
+            outputs = run.engine.answer_scores.note(request_id, run.readings, outputs)
+        return run.unless_stopped(outputs)
 
 
 class VllmEngine:
@@ -122,8 +137,10 @@ class VllmEngine:
         self.keep_alive_seconds = float(getattr(args, "sse_keep_alive_interval", 0) or 0)
         self.plan_ids = PlanIds(settings.max_plans)
         self.max_model_tokens = int(client.model_config.max_model_len)
+        self.can_read_heads = client.vllm_config.speculative_config is None
         tokenizer = ModelTokenizer(client)
         self.scorer = VllmScorer(client, tokenizer)
+        self.answer_scores = AnswerScores(client.output_processor)
         self.reader = VllmLogProbs(client)
         self.texts = VllmTexts(tokenizer, state.serving_tokenization)
         # Copies: vLLM's own routes keep the handlers as they are.
@@ -152,8 +169,16 @@ class VllmEngine:
         except Exception as error:
             raise EngineError(f"Slot {slot} could not be emptied: {error}") from error
 
-    def run(self, route: Route, body: dict[str, Any], plan: SteeringPlan, request: Request) -> VllmRun:
-        return VllmRun(self, route, body, plan, request)
+    def run(
+        self,
+        route: Route,
+        body: dict[str, Any],
+        plan: SteeringPlan,
+        request: Request,
+        *,
+        reads_heads: bool = False,
+    ) -> VllmRun:
+        return VllmRun(self, route, body, plan, request, reads_heads=reads_heads)
 
     async def load_head(self, head: LoadedRewardHead) -> None:
         await self.scorer.load_head(head)
@@ -196,9 +221,18 @@ class VllmRun:
     """One request; owns its plan id until it has stopped."""
 
     def __init__(
-        self, engine: VllmEngine, route: Route, body: dict[str, Any], plan: SteeringPlan, request: Request
+        self,
+        engine: VllmEngine,
+        route: Route,
+        body: dict[str, Any],
+        plan: SteeringPlan,
+        request: Request,
+        *,
+        reads_heads: bool = False,
     ) -> None:
         self.engine, self.route, self.body, self.plan, self.request = engine, route, body, plan, request
+        self.reads_heads = reads_heads
+        self.readings: Readings = {}
         self.request_ids: list[str] = []
         self.trace_headers: dict[str, str] = {}
         self.lora_request: LoRARequest | None = None
@@ -226,11 +260,16 @@ class VllmRun:
             _current_run.reset(token)
         if isinstance(result, ErrorResponse):
             raise refusal(result)
+        choice_scores = self._choice_scores if self.reads_heads else None
         if hasattr(result, "model_dump"):
             self._is_finished = True
-            return Answer(body=result.model_dump())
+            return Answer(body=result.model_dump(), choice_scores=choice_scores)
         events = with_sse_keep_alive(result, self.engine.keep_alive_seconds)
-        return Answer(events=self._watched(events))
+        return Answer(events=self._watched(events), choice_scores=choice_scores)
+
+    def _choice_scores(self) -> ChoiceScores:
+        scorer = self.engine.scorer
+        return {choice: scorer.by_digest(pairs) for choice, pairs in self.readings.items()}
 
     async def _watched(self, events: Any) -> AsyncIterator[str]:
         # The stream is read in another task than `answer`, and beam search starts its work only then.
@@ -284,6 +323,9 @@ class HttpPlugin:
     name = "steer_server_http"
     required_tasks = ("generate",)
 
+    def __init__(self) -> None:
+        self.end = EngineEnd()
+
     def attach_router(self, app: FastAPI) -> None:
         attach(app)
 
@@ -291,7 +333,8 @@ class HttpPlugin:
         """Loads the catalogue and probes it; the server does not start when that fails."""
         settings = Settings.read()
         engine = VllmEngine(engine_client, state, args, settings)
-        await start(state, engine, settings, tracer=_tracer())
+        server = await start(state, engine, settings, tracer=_tracer())
+        self.end.watch(engine_client, server.drain.finish)
 
 
 def _tracer() -> Tracer | None:

@@ -78,8 +78,9 @@ steer_denoising_changed_ratio               share of the draft's tokens that wer
 
 Reward heads
 steer_reward_score{head,origin}             calibrated scores; of answers given here (`answer`: every choice
-                                            and candidate) or sent to `/v1/rewards` (`request`); a head's
-                                            series go when it is no longer served
+                                            and candidate, none that is read in its generation) or sent to
+                                            `/v1/rewards` (`request`); a head's series go when it is no longer
+                                            served
 steer_scoring_seconds                       scoring one request's answers, the loading of heads included
 
 Rewrites

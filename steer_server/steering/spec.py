@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 from steer_server.errors import RequestError, UnknownNameError, short
 from steer_server.steering.denoising import OPTIONS as DENOISING_OPTIONS
@@ -16,12 +16,20 @@ METHODS = ("adapters", "best_of_n", "align_pro", "diffpo", "none")
 """Methods this server can run."""
 
 OPTIONS: Mapping[str, tuple[str, ...]] = {
-    "best_of_n": ("n", "weights"),
+    "adapters": ("read",),
+    "none": ("read",),
+    "best_of_n": ("n", "weights", "read"),
     "align_pro": ("prompter",),
     "diffpo": DENOISING_OPTIONS,
 }
 """Keys of `options`, by method."""
 DEFAULT_CANDIDATES = 4
+
+Read = Literal["turn_end", "generation"]
+"""Where heads read an answer. `turn_end`: at the token that ends its turn, under the base model, as they were
+trained; one more prefill. `generation`: in the pass that generates it, under the request's own plan, at the
+row that its last token was sampled from. That is a position earlier and needs no pass of its own, and is
+another quantity."""
 
 KEYS = ("cultures", "values", "strength", "method", "reward_heads", "options")
 MAX_ENTRIES = 64
@@ -49,6 +57,8 @@ class SteeringSpec:
     """Options of diffpo; None with any other method."""
     prompter: str | None = None
     """`options.prompter` of align_pro; None for the only one that there is."""
+    read: Read = "turn_end"
+    """`options.read`."""
 
 
 def parse_spec(document: Any, *, param: str = "steering") -> SteeringSpec:
@@ -110,6 +120,7 @@ def parse_spec(document: Any, *, param: str = "steering") -> SteeringSpec:
         _head_weights(options, heads, f"{param}.options"),
         denoising,
         _prompter(options, f"{param}.options.prompter"),
+        _read(options, heads, f"{param}.options.read"),
     )
 
 
@@ -177,6 +188,20 @@ def _prompter(options: Mapping[str, Any], param: str) -> str | None:
     if prompter is not None and not isinstance(prompter, str):
         raise RequestError(f"must be a prompter's id, not {json_type(prompter)}.", param=param)
     return prompter
+
+
+def _read(options: Mapping[str, Any], heads: tuple[str, ...], param: str) -> Read:
+    if "read" not in options:
+        return "turn_end"
+    read = options["read"]
+    if read not in get_args(Read):
+        raise RequestError(f"must be one of {', '.join(get_args(Read))}.", param=param)
+    if not heads:
+        raise RequestError(
+            "`read` says where reward heads read the answer; name some in `reward_heads`, or leave it out.",
+            param=param,
+        )
+    return cast(Read, read)
 
 
 def _head_weights(options: dict[str, Any], heads: tuple[str, ...], param: str) -> dict[str, float]:

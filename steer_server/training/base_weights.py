@@ -8,17 +8,19 @@ from typing import Any
 import torch
 
 
-def load_base(model_path: Path) -> Any:
+def load_base(model_path: Path, attention: str = "") -> Any:
     """The causal model in bf16, on CUDA if there is one.
 
-    On CPU attention is plain products: the backward pass of torch's fused one takes 38 ms for 16 trees of 115
-    tokens where these take 10 (float32 softmax in both).
+    Args:
+        attention: transformers' name of an implementation. By default CUDA has the fused one, and CPU plain
+            products: there the backward pass of the fused one takes 38 ms for 16 trees of 115 tokens where
+            these take 10 (float32 softmax in both).
     """
     from transformers import AutoModelForCausalLM
 
-    device, attention = ("cuda", "sdpa") if torch.cuda.is_available() else ("cpu", "eager")
+    device, usual = ("cuda", "sdpa") if torch.cuda.is_available() else ("cpu", "eager")
     model = AutoModelForCausalLM.from_pretrained(
-        model_path, dtype=torch.bfloat16, attn_implementation=attention
+        model_path, dtype=torch.bfloat16, attn_implementation=attention or usual
     )
     return model.to(device)
 

@@ -49,9 +49,11 @@ from steer_server.training.survey_data import (
     pool_countries,
     read_prompts,
     read_survey,
+    shortened,
     split_questions,
     words_example,
 )
+from steer_server.training.trained_on import TRAINED_ON, trained_on_text
 
 TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -145,16 +147,27 @@ class CultureTrainer:
     ) -> torch.Tensor:
         batch = self.encoder.batch(examples).to(self.device)
         loss = survey_loss(answer_log_probs(position_logits(model, batch), batch), batch.shares)
-        if recipe.closeness_weight > 0 and step % recipe.closeness_every == 0:
-            rng = random.Random(f"{recipe.seed}:{step}")
-            ordinary = self.encoder.batch(
-                rng.sample(self.ordinary, min(recipe.closeness_batch, len(self.ordinary)))
-            ).to(self.device)
+        if prompts := self._ordinary_prompts(recipe, step):
+            ordinary = self.encoder.batch(list(map(shortened, prompts))).to(self.device)
             with torch.no_grad(), model.disable_adapter():
                 reference = position_logits(model, ordinary)
             weight = recipe.closeness_weight * recipe.closeness_every
             loss = loss + weight * kl_to_base(position_logits(model, ordinary), reference)
         return loss
+
+    def _ordinary_prompts(self, recipe: CultureRecipe, step: int) -> list[Example]:
+        """On which the adapter is kept close to the base model in this step; none in most."""
+        if recipe.closeness_weight <= 0 or step % recipe.closeness_every:
+            return []
+        rng = random.Random(f"{recipe.seed}:{step}")
+        return rng.sample(self.ordinary, min(recipe.closeness_batch, len(self.ordinary)))
+
+    def trained_units(self, recipe: CultureRecipe) -> set[str]:
+        """The questions and the ordinary prompts that a recipe's training asks."""
+        training, _ = self.rows(recipe)
+        steps = range(recipe.num_steps)
+        ordinary = {one.prompt for step in steps for one in self._ordinary_prompts(recipe, step)}
+        return {row.question for row in training} | ordinary
 
     @torch.no_grad()
     def divergence(self, model: Any, rows: Sequence[SurveyQuestion], seed: int) -> dict[str, float]:
@@ -218,6 +231,7 @@ def train_cultures(
         start = _common_start(trainer, file.start, run)
     for recipe in todo:
         tensors, scores = trainer.train(recipe, start, fingerprint({"run": run, **asdict(recipe)}))
+        units = [trainer.trained_units(one) for one in (recipe, file.start) if one]
         countries = tuple(c for c in recipe.countries if len(c) == 3 and c.isupper())
         write_adapter_folder(
             out / recipe.culture,
@@ -234,6 +248,7 @@ def train_cultures(
             licence=file.licence,
             data=file.sources,
             card=culture_card(recipe, file, scores),
+            listed={TRAINED_ON: trained_on_text(set().union(*units))},
             extra={
                 RECIPE: json.dumps(
                     {"start": file.start and asdict(file.start), **asdict(recipe), "scores": scores}, indent=2

@@ -94,7 +94,8 @@ class Prompter:
         torch.manual_seed(seed)
         self.temperature = temperature
         self.encoder = RewriteEncoder(AutoTokenizer.from_pretrained(model_path))
-        base = load_base(model_path)
+        # With plain products a toy prompter did not learn; why is not known.
+        base = load_base(model_path, attention="sdpa")
         self.device = base.device
         config = lora_config(rank, alpha, TARGET_MODULES)
         self.model: Any = get_peft_model(base, config, autocast_adapter_dtype=True)

@@ -11,7 +11,7 @@ import random
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -241,7 +241,7 @@ def read_prompts(path: Path | None) -> list[Example]:
     pairs = list(ORDINARY)
     if path is not None:
         pairs = [
-            (str(prompt)[:400], str(answer)[:300])
+            (str(prompt), str(answer))
             for _, row in json_rows(path)
             if (prompt := row.get("instruction") or row.get("prompt"))
             and (answer := row.get("output") or row.get("reference") or row.get("answer"))
@@ -249,3 +249,10 @@ def read_prompts(path: Path | None) -> list[Example]:
     if not pairs:
         raise TrainingError(f"{path}: no rows with an instruction and an output")
     return [Example(prompt, (answer,), (1.0,), is_whole=True) for prompt, answer in pairs]
+
+
+def shortened(ordinary: Example) -> Example:
+    """An ordinary prompt and its answer as far as training reads them."""
+    return replace(
+        ordinary, prompt=ordinary.prompt[:400], answers=tuple(answer[:300] for answer in ordinary.answers)
+    )

@@ -13,6 +13,7 @@ import openai
 import pytest
 
 from steer_server.engine.fake import WORDS, FakeEngine
+from steer_server.errors import AbortedError
 from steer_server.frozen.guard import MAX_LOSS
 from steer_server.steering.plan import BASE_PLAN, SteeringPlan, build_plan
 from steer_server.steering.policy import Policy
@@ -355,7 +356,7 @@ async def test_an_answer_whose_adapter_is_barred_while_it_is_read_is_an_error(sl
     asking = asyncio.create_task(ask(slow))
     await until(lambda: engine.read)
     for request in list(running._by_digest[plan.adapters[0].digest]):
-        request.abort("The culture was withdrawn.")
+        request.abort(AbortedError("The culture was withdrawn."))
     with pytest.raises(openai.APIStatusError, match="withdrawn"):
         await asking
     await until(lambda: engine.num_running == 0 and slow.steer.leases.num_leases == 0)

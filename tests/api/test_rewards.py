@@ -14,6 +14,7 @@ import pytest
 from pydantic import SecretStr
 
 from steer_server.catalogue.base_model import BaseModel
+from steer_server.engine.base import ScoredText, ScoringText
 from steer_server.errors import EngineError
 from steer_server.settings import Settings
 from steer_server.steering.plan import BASE_PLAN
@@ -170,6 +171,47 @@ async def test_a_wrong_batch_names_the_entry(server: Running) -> None:
     assert response.status_code == 400 and "400 answers; at most 256" in response.text
     for mixed in ({"batch": [good], "heads": ["kind"]}, {"messages": PROMPT}, {}):
         assert (await post(server, mixed)).status_code == 400
+
+
+async def test_answers_are_counted_with_the_conversation_that_is_read_for_each(server: Running) -> None:
+    long = [{"role": "user", "content": "a" * 30_000}]
+    many = {"messages": long, "answers": ["yes"] * 67, "heads": ["kind"]}
+    for body, place in ((many, "answers"), ({"batch": [many]}, "batch")):
+        error = refused(await post(server, body), 400, "invalid_body")
+        assert error["param"] == place and "2010201 characters" in error["message"]
+    assert (await post(server, {**many, "answers": ["yes"] * 66})).status_code == 200
+
+
+async def test_a_text_is_read_with_the_cache_salt_of_its_request(fresh: Running) -> None:
+    assert fresh.fake is not None
+    await scored(fresh, cache_salt="mine")
+    assert {text.cache_salt for text in fresh.fake.scored} == {None, "mine"}  # None: the probes of the heads
+    steering = {"method": "best_of_n", "reward_heads": ["kind"], "options": {"n": 2}}
+    for salted, salt in (({"cache_salt": "yours"}, "yours"), ({}, None)):
+        fresh.fake.scored.clear()
+        assert (await chat(fresh, steering, **salted)).status_code == 200
+        assert [text.cache_salt for text in fresh.fake.scored] == [salt, salt]
+    wrong = {"messages": PROMPT, "answers": ["yes"], "heads": ["kind"], "cache_salt": ""}
+    assert refused(await post(fresh, wrong), 400, "invalid_body")["param"] == "cache_salt"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_score_that_is_no_number_is_an_error(
+    fresh: Running, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    assert fresh.fake is not None and fresh.steer is not None
+    digest = fresh.steer.catalogue.snapshot.reward_heads["kind"].digest
+
+    async def score(texts: list[ScoringText]) -> list[ScoredText]:
+        return [ScoredText({digest: math.nan}, 1, False) for _ in texts]
+
+    monkeypatch.setattr(fresh.fake, "score", score)
+    answer = await chat(fresh, {"method": "none", "reward_heads": ["kind"]}, stream=stream)
+    if stream:
+        answer = answer.text.split("\n\n")[-3].removeprefix("data: ")
+        assert json.loads(answer)["error"]["code"] == "engine_error"
+    else:
+        assert "head-kind@1.0.0" in refused(answer, 502, "engine_error")["message"]
 
 
 async def test_a_key_for_some_cultures_may_not_use_the_heads_of_others(server: Running) -> None:

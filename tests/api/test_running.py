@@ -85,3 +85,28 @@ async def test_without_abort_running_streams_finish_and_new_requests_are_refused
     with pytest.raises(openai.BadRequestError, match="amber"):
         await streamed(slow, "amber", asyncio.Event())
     assert len(await stream) == 100
+
+
+@pytest.mark.parametrize("is_chat", [False, True], ids=["rewards", "chat"])
+async def test_scoring_is_an_error_when_a_head_is_quarantined_with_abort(
+    slow: Running, is_chat: bool
+) -> None:
+    assert slow.fake is not None
+    messages = [{"role": "user", "content": "hello"}]
+    path, body = "/v1/rewards", {"messages": messages, "answers": ["yes"], "heads": ["warm"]}
+    if is_chat:
+        steering = {"method": "best_of_n", "reward_heads": ["warm"], "options": {"n": 2}}
+        path, body = "/v1/chat/completions", {"messages": messages, "max_tokens": 1, "steering": steering}
+    num_asked, num_scored = len(slow.fake.asked), len(slow.fake.scored)
+    slow.fake.token_seconds = 0.5
+    async with slow.http() as http:
+        scoring = asyncio.create_task(http.post(path, json=body))
+        while is_chat and len(slow.fake.asked) == num_asked:
+            await asyncio.sleep(0.01)
+        slow.fake.token_seconds = 60.0  # of the scoring, which has not begun
+        while len(slow.fake.scored) == num_scored:
+            await asyncio.sleep(0.01)
+        await quarantine(slow, "head-warm", abort=True)
+        answer = await scoring
+    assert answer.status_code == 409 and answer.json()["error"]["code"] == "adapter_quarantined"
+    assert slow.fake.num_running == 0

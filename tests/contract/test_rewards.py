@@ -87,6 +87,34 @@ async def test_a_streamed_best_of_n_is_a_stream_like_others(server: Running) -> 
     assert chunks[-1].choices == [] and len(chunks[-1].steering["rewards"]["candidates"]) == 2
 
 
+async def test_scores_of_the_generation_are_those_of_its_own_plan_and_say_so(server: Running) -> None:
+    steered: Any = {"cultures": {server.cultures[0]: 1.0}}
+    found = {}
+    for name, steering in {"steered": steered, "none": {"method": "none"}}.items():
+        asked = {**steering, "reward_heads": ["warm", "brief"], "options": {"read": "generation"}}
+        answer = await ask(server, asked, temperature=0)
+        rewards = found[name] = answer.steering["rewards"]
+        assert rewards["read"] == "generation" and rewards["plan"] == answer.steering["plan"]
+        assert rewards["heads"] == {"warm": "head-warm@1.0.0", "brief": "head-brief@1.0.0"}
+        assert rewards["num_tokens"] == 0
+        chunks = await ask(server, asked, temperature=0, stream=True)
+        streamed = chunks[-1].steering["rewards"]
+        assert streamed["plan"] == rewards["plan"]
+        assert raw(streamed["scores"], "warm") == pytest.approx(raw(rewards["scores"], "warm"), abs=NEAR)
+        several = (await ask(server, asked, n=3)).steering["rewards"]
+        assert len(several["scores"]) == 3
+    assert found["steered"]["plan"] != found["none"]["plan"]
+    at_zero = {**steered, "strength": 0, "reward_heads": ["warm"], "options": {"read": "generation"}}
+    rewards = (await ask(server, at_zero, temperature=0)).steering["rewards"]
+    assert rewards["plan"] == found["none"]["plan"]
+    assert raw(rewards["scores"], "warm") == pytest.approx(raw(found["none"]["scores"], "warm"), abs=NEAR)
+    best = {"method": "best_of_n", "reward_heads": ["warm"], "options": {"n": 3, "read": "generation"}}
+    rewards = (await ask(server, {**steered, **best})).steering["rewards"]
+    candidates = sorted(candidate["aggregate"] for candidate in rewards["candidates"])
+    assert rewards["scores"][0]["warm"]["calibrated"] == candidates[-1]
+    assert rewards["read"] == "generation" and rewards["plan"] == found["steered"]["plan"]
+
+
 WRONG: dict[str, tuple[Any, dict[str, Any], str]] = {
     "an unknown head": ({"method": "none", "reward_heads": ["wram"]}, {}, "steering.reward_heads.0"),
     "best of n without heads": ({"method": "best_of_n"}, {}, "steering.reward_heads"),
@@ -94,6 +122,11 @@ WRONG: dict[str, tuple[Any, dict[str, Any], str]] = {
         {"method": "best_of_n", "reward_heads": ["warm"], "options": {"n": 17}},
         {},
         "steering.options.n",
+    ),
+    "a place to read that there is not": (
+        {"method": "none", "reward_heads": ["warm"], "options": {"read": "end"}},
+        {},
+        "steering.options.read",
     ),
     "temperature 0": ({"method": "best_of_n", "reward_heads": ["warm"]}, {"temperature": 0}, "temperature"),
 }

@@ -79,6 +79,35 @@ async def test_a_head_that_is_used_again_before_it_is_dropped_is_loaded_again(
     await asyncio.wait_for(evicting, 1)
 
 
+@pytest.mark.parametrize("stays", [True, False], ids=["who scores", "nobody any more"])
+async def test_evicting_a_head_that_is_being_loaded_waits_for_that_and_for_who_scores(
+    three: list[LoadedRewardHead], stays: bool
+) -> None:
+    """Its files may be deleted afterwards, and nothing would drop it later."""
+    engine = CountingEngine()
+    engine.token_seconds = 0.03
+    heads = LoadedHeads(engine)
+    scoring, is_done = asyncio.Event(), asyncio.Event()
+
+    async def use() -> None:
+        async with heads.hold(three[:1]):
+            scoring.set()
+            await is_done.wait()
+
+    using = asyncio.create_task(use())
+    await asyncio.sleep(0)
+    evicting = asyncio.create_task(heads.evict(three[0].digest))
+    if stays:
+        await scoring.wait()
+        assert not evicting.done() and three[0].digest in engine.heads
+        is_done.set()
+    else:
+        using.cancel()
+    await asyncio.wait_for(evicting, 1)
+    await asyncio.gather(using, return_exceptions=True)
+    assert engine.acts == ["load head-a", "drop"] and not heads.loaded
+
+
 async def test_evicting_what_is_not_loaded_does_nothing() -> None:
     engine = CountingEngine()
     await LoadedHeads(engine).evict("nobody")

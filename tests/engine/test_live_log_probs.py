@@ -10,7 +10,7 @@ import torch
 
 from steer_server.catalogue.base_model import BaseModel
 from steer_server.engine.log_prob_tap import reading_id
-from steer_server.engine.reward_tap import scoring_id
+from steer_server.engine.reward_tap import answer_id, scoring_id
 from tests.contract.test_log_probs import NEAR, NUM_SENTENCES, draft, prompt_ids, scores
 from tests.support.servers import Running
 
@@ -52,8 +52,8 @@ async def test_they_are_those_of_a_float32_forward_pass_under_either_plan(
 
 @pytest.mark.parametrize(
     "request_id",
-    ["steer-read-x", reading_id(10_000), scoring_id()],
-    ids=["no number", "a text to read", "a text to score"],
+    ["steer-read-x", reading_id(10_000), scoring_id(), f"0_{answer_id()}"],
+    ids=["no number", "a text to read", "a text to score", "an answer to score"],
 )
 async def test_a_response_whose_client_gives_it_an_id_of_ours_is_answered_as_any(
     vllm_float32: Running, request_id: str

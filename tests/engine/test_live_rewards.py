@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ from safetensors.torch import load_file
 
 from steer_server.catalogue.base_model import BaseModel
 from steer_server.catalogue.reward_head import HEAD_CONFIG, HEAD_WEIGHTS, RewardHeadConfig
+from steer_server.settings import Settings
+from tests.support.adapters import TINY, random_adapter
 from tests.support.administration import act, answered_by, push
 from tests.support.heads import random_head
-from tests.support.servers import Running
+from tests.support.servers import LEAST_OPTIONS, Running, supervised_server
+from tests.support.tiny_model import FOR_VLLM, tiny_model_with_weights
 
 pytestmark = pytest.mark.engine
 
@@ -27,6 +31,10 @@ FLOAT32_TOLERANCE = 5e-4
 NUM_TEXTS = 200
 BATCH = 32
 NUM_STREAMS = 8
+STEP_TOKENS = 64
+"""That the engine reads in one step, where texts are to be read in parts."""
+SCARCE_CACHE = ("--kv-cache-memory-bytes=512K", "--block-size=32")
+"""512 tokens of the tiny model, too few for eight answers at once: some are preempted."""
 
 SUBJECTS = ("My neighbour", "The teacher", "Her uncle", "A stranger", "The mayor", "Nobody")
 VERBS = ("asks whether", "doubts that", "wrote that", "is glad that", "cannot believe that")
@@ -56,17 +64,20 @@ def drawn_texts(num: int) -> list[tuple[list[dict[str, str]], str]]:
 
 
 def reference_scores(
-    builtin: BaseModel, folder: Path, texts: Sequence[tuple[list[dict[str, str]], str]]
+    base: BaseModel,
+    folder: Path,
+    texts: Sequence[tuple[list[dict[str, str]], str]],
+    heads: Sequence[str] = HEADS,
 ) -> dict[str, list[float]]:
     """raw = w·h + b with h from Hugging Face, in float32, one text at a time."""
     from transformers import AutoModel, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(builtin.path)
-    model = AutoModel.from_pretrained(builtin.path, dtype=torch.float32).eval()
-    raw: dict[str, list[float]] = {head: [] for head in HEADS}
+    tokenizer = AutoTokenizer.from_pretrained(base.path)
+    model = AutoModel.from_pretrained(base.path, dtype=torch.float32).eval()
+    raw: dict[str, list[float]] = {head: [] for head in heads}
     states: dict[tuple[int, ...], torch.Tensor] = {}
     for messages, answer in texts:
-        for head in HEADS:
+        for head in heads:
             config = RewardHeadConfig.model_validate(
                 json.loads((folder / f"head-{head}" / HEAD_CONFIG).read_text())
             )
@@ -135,6 +146,31 @@ async def test_scores_equal_the_formula_in_float32_alone_and_in_a_mixed_batch(
     record_property("largest_difference", worst)
     print(f"largest difference of a raw score: {worst}")
     assert max(worst.values()) < FLOAT32_TOLERANCE
+
+
+async def test_texts_that_are_read_in_parts_amid_answers_have_the_scores_of_the_formula(
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(1)
+    model = tiny_model_with_weights(tmp_path / TINY, **FOR_VLLM)
+    base = BaseModel.of(Settings(model=str(model)))
+    random_head(tmp_path / "heads", "head-kind", base)
+    draw = random.Random(5)
+    # A character is a token here: up to 223, which take several steps.
+    texts = [([{"role": "user", "content": prose(draw, 1)}], prose(draw, 3)) for _ in range(12)]
+    entries = [{"messages": m, "answers": [answer], "heads": ["kind"]} for m, answer in texts]
+    expected = reference_scores(base, tmp_path / "heads", texts, ["kind"])["kind"]
+    asked = {"messages": texts[0][0], "max_tokens": 60, "ignore_eos": True}
+    options = [f"--adapters={tmp_path / 'heads'}", f"--max-num-batched-tokens={STEP_TOKENS}", *LEAST_OPTIONS]
+    with supervised_server(tmp_path, f"--model={model}", *options) as (server, _):
+        async with server.http() as http:
+            answers = [asyncio.create_task(http.post("/v1/chat/completions", json=asked)) for _ in range(4)]
+            # The second time from the prefix cache, as far as that goes.
+            found = [await score(server, entries) for _ in range(2)]
+            assert all(answer.status_code == 200 for answer in await asyncio.gather(*answers))
+    for scores in found:
+        raw = [one["scores"][0]["kind"]["raw"] for one in scores]
+        assert raw == pytest.approx(expected, abs=FLOAT32_TOLERANCE)
 
 
 async def test_a_text_that_is_in_the_prefix_cache_has_the_same_score(vllm_float32: Running) -> None:
@@ -221,3 +257,98 @@ async def test_the_best_of_n_is_the_best_of_what_was_drawn(vllm_float32: Running
     for head in ("harmless", "helpful"):
         assert winner["scores"][head]["raw"] == pytest.approx(found["scores"][0][head]["raw"], abs=1e-3)
     assert answer.usage.completion_tokens > 24
+
+
+READ_ANSWERS: tuple[tuple[Any, dict[str, Any]], ...] = (
+    ({"cultures": {"amber": 1.0}}, {"n": 3, "max_tokens": 60, "seed": 1}),
+    (
+        {"cultures": {"amber": 1.0}},
+        {"stop": ["e", "x", "3", "\n"], "min_tokens": 9, "max_tokens": 80, "seed": 2},
+    ),
+    ({"cultures": {"amber": 1.0}}, {"stream": True, "n": 2, "max_tokens": 50, "temperature": 0.5}),
+    ({"method": "none"}, {"max_tokens": 70, "ignore_eos": True, "temperature": 0}),
+    ({"method": "none"}, {"max_tokens": 1}),
+    ({"method": "best_of_n", "cultures": {"amber": 1.0}}, {"n": 2, "max_tokens": 40}),
+)
+
+
+async def read_choices(server: Running, steering: Any, **options: Any) -> tuple[list[list[int]], Any]:
+    """The tokens before the one that was sampled last, of each choice with its prompt; and the rewards."""
+    asked = {**steering, "reward_heads": ["kind"], "options": {"read": "generation"}}
+    body = {"messages": [{"role": "user", "content": prose(random.Random(11), 3)}], "steering": asked}
+    async with server.http() as http:
+        response = await http.post("/v1/chat/completions", json={**body, "return_token_ids": True, **options})
+    assert response.status_code == 200, response.text
+    if not options.get("stream"):
+        answer = response.json()
+        assert "stop" not in options or answer["choices"][0]["finish_reason"] == "stop"
+        ids = [answer["prompt_token_ids"] + choice["token_ids"][:-1] for choice in answer["choices"]]
+        return ids, answer["steering"]["rewards"]
+    chunks = [json.loads(line.removeprefix("data: ")) for line in response.text.split("\n\n")[:-2]]
+    prompt = next(chunk["prompt_token_ids"] for chunk in chunks if chunk.get("prompt_token_ids"))
+    sampled: dict[int, list[int]] = {}
+    for chunk in chunks:
+        for choice in chunk["choices"]:
+            sampled.setdefault(choice["index"], []).extend(choice.get("token_ids") or [])
+    return [prompt + ids[:-1] for _, ids in sorted(sampled.items())], chunks[-1]["steering"]["rewards"]
+
+
+# PEFT's own imports warn.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+async def test_answers_that_are_read_as_they_are_generated_have_the_scores_of_their_last_rows(
+    tmp_path: Path,
+) -> None:
+    """In a mixed batch: prompts in parts, preempted answers, streams, several choices, texts to score."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(1)
+    tiny = tiny_model_with_weights(tmp_path / TINY, **FOR_VLLM)
+    base = BaseModel.of(Settings(model=str(tiny)))
+    folder = tmp_path / "adapters"
+    random_head(folder, "head-kind", base)
+    random_adapter(folder, "amber", base, size=0.3)
+    entry = {
+        "messages": [{"role": "user", "content": "Is bread cheap?"}],
+        "answers": ["No."],
+        "heads": ["kind"],
+    }
+    options = [
+        f"--adapters={folder}",
+        f"--max-num-batched-tokens={STEP_TOKENS}",
+        *LEAST_OPTIONS,
+        *SCARCE_CACHE,
+    ]
+    with supervised_server(tmp_path, f"--model={tiny}", *options) as (server, _):
+        found, *_ = await asyncio.gather(
+            asyncio.gather(*(read_choices(server, one, **more) for one, more in READ_ANSWERS)),
+            *(score(server, [entry]) for _ in range(3)),
+        )
+        async with server.http() as http:
+            metrics = (await http.get("/metrics")).text
+    plain = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
+    weights = load_file(folder / "head-kind" / HEAD_WEIGHTS)
+    states: dict[bool, list[torch.Tensor]] = {}
+    for is_steered in (False, True):
+        model = PeftModel.from_pretrained(plain, str(folder / "amber")) if is_steered else plain
+        with torch.inference_mode():
+            states[is_steered] = [
+                model(torch.tensor([ids]), output_hidden_states=True).hidden_states[-1][0, -1].double()
+                for choices, _ in found
+                for ids in choices
+            ]
+    places = iter(range(len(states[True])))
+    worst = 0.0
+    for (choices, rewards), (steering, _) in zip(found, READ_ANSWERS, strict=True):
+        assert rewards["read"] == "generation" and len(rewards["scores"]) == len(choices)
+        for scored, place in zip(rewards["scores"], places, strict=False):
+            by_plan = [
+                float(states[is_steered][place] @ weights["weight"].double() + weights["bias"].double()[0])
+                for is_steered in (False, True)
+            ]
+            assert abs(by_plan[0] - by_plan[1]) > 100 * FLOAT32_TOLERANCE
+            worst = max(worst, abs(scored["kind"]["raw"] - by_plan["cultures" in steering]))
+    print(f"largest difference of a raw score: {worst}")
+    assert worst < FLOAT32_TOLERANCE
+    preempted = re.search(r"^vllm:num_preemptions_total\{.*\} (\S+)$", metrics, re.MULTILINE)
+    assert preempted and float(preempted[1]) > 0

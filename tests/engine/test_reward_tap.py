@@ -13,6 +13,7 @@ from steer_server.catalogue.base_model import BaseModel
 from steer_server.engine.reward_tap import (
     HeadTable,
     RewardTapExtension,
+    answer_id,
     last_rows,
     last_rows_of_second,
     score_step,
@@ -24,6 +25,7 @@ from tests.support.heads import loaded_head
 
 HIDDEN = 32
 TEXT_A, TEXT_B, TEXT_C = scoring_id(), scoring_id(), f"{scoring_id()}-3f2a91bc"
+ANSWER = answer_id()
 
 
 def table(*head_ids: int, dtype: torch.dtype = torch.float32) -> tuple[HeadTable, dict[int, Any]]:
@@ -82,14 +84,37 @@ def test_only_texts_whose_last_token_was_read_are_scored_each_at_that_token() ->
     scores = score_step(runner, last_rows)
     assert scores.keys() == {TEXT_A, TEXT_C}
     hidden = runner.execute_model_state.hidden_states
-    torch.testing.assert_close(scores[TEXT_A], heads.scores(hidden[5:6])[0])
-    torch.testing.assert_close(scores[TEXT_C], heads.scores(hidden[79:80])[0])
+    # Both rows in one product, as in the step: two products of one row each may round otherwise.
+    at_a, at_c = heads.scores(hidden[[5, 79]])
+    torch.testing.assert_close(scores[TEXT_A], at_a)
+    torch.testing.assert_close(scores[TEXT_C], at_c)
+
+
+def test_every_step_that_samples_for_an_answer_that_asks_is_scored_each_choice_under_its_own_id() -> None:
+    heads, _ = table(1, 2)
+    answer = f"{answer_id()}-3f2a91bc"
+    ids = [f"0_{answer}", "chatcmpl-1", f"11_{answer}", ANSWER, TEXT_A]
+    runner = first_runner(ids, [1, 1, 1, 7, 4], [False, False, False, True, False], heads)
+    for _ in range(2):
+        scores = score_step(runner, last_rows)
+        assert scores.keys() == {f"0_{answer}", f"11_{answer}", TEXT_A}
+        rows = heads.scores(runner.execute_model_state.hidden_states[[0, 2, 13]])
+        for request_id, expected in zip(scores, rows, strict=True):
+            torch.testing.assert_close(scores[request_id], expected)
+        runner.execute_model_state.hidden_states = torch.randn(17, HIDDEN)
 
 
 @pytest.mark.parametrize(
     "request_id",
-    ["steer-score-1", f"{TEXT_A}_0-3f2a91bc", f"chatcmpl-{TEXT_A}"],
-    ids=["another form", "a response", "chat"],
+    [
+        "steer-score-1",
+        f"{TEXT_A}_0-3f2a91bc",
+        f"chatcmpl-{TEXT_A}",
+        f"chatcmpl-{ANSWER}-1-3f2a91bc",
+        f"0_{ANSWER}_0-3f2a91bc",
+        f"0_chatcmpl-{ANSWER}-1-3f2a91bc",
+    ],
+    ids=["another form", "a response", "chat", "chat as an answer", "a response as one", "a choice as one"],
 )
 def test_an_id_that_a_client_can_give_is_no_text_to_score(request_id: str) -> None:
     heads, _ = table(1)

@@ -125,6 +125,34 @@ async def test_stopping_waits_for_a_request_that_is_on_its_way_to_the_engine() -
     assert not engine.plan_ids._num_users
 
 
+@pytest.mark.parametrize("is_stopped", [False, True])
+async def test_a_run_that_reads_heads_has_an_id_of_ours_and_leaves_nothing(is_stopped: bool) -> None:
+    from steer_server.engine.answer_scores import AnswerScores
+    from steer_server.engine.reward_tap import ANSWER_ID
+
+    engine: Any = SlowEngine()
+    engine.request_states, engine.process_outputs = engine.running, lambda outputs: outputs
+    engine.answer_scores = AnswerScores(engine)
+    run = running(engine)
+    run.reads_heads = True
+    outputs = engine.steered.generate("prompt", None, "chatcmpl-1")
+    reading = asyncio.create_task(anext(outputs))
+    while not engine.running:
+        await asyncio.sleep(0.001)
+    (request_id,) = run.request_ids
+    assert ANSWER_ID.fullmatch(request_id) and engine.running == {request_id}
+    engine.process_outputs([SimpleNamespace(request_id=request_id, prompt_token_id_logprobs=[[1, 0.5]])])
+    assert run.readings == {0: [[1, 0.5]]} and len(engine.answer_scores) == 1
+    if is_stopped:
+        await run.stop()
+        await reading
+    else:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+    await outputs.aclose()
+    assert len(engine.answer_scores) == 0
+
+
 def test_every_error_of_vllm_becomes_one_of_ours() -> None:
     """A client's fault is 4xx, a full queue 503 with Retry-After, all else 502; nothing is a bare 500."""
     import vllm.exceptions

@@ -10,6 +10,7 @@ import pytest
 from opentelemetry.trace import SpanKind, StatusCode
 
 import steer_server.observing as described
+from steer_server.errors import AbortedError
 from tests.observing.conftest import World
 from tests.support.prompters import QUESTION, REWRITE
 from tests.support.upstream import Exchange
@@ -196,7 +197,7 @@ async def test_a_request_that_the_server_ends_failed_in_the_engine(world: World)
     while not world.prompted.engine.num_running:
         await asyncio.sleep(0.01)
     (held,) = {one for held in world.prompted.steer.running._by_digest.values() for one in held}
-    held.abort("It is barred.")
+    held.abort(AbortedError("It is barred."))
     with pytest.raises(openai.APIError, match="barred"):
         await running
     call, root = await world.span("chat fake"), await world.span(REQUEST)

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 
@@ -56,6 +57,30 @@ WRONG = {
         {"method": "best_of_n", "reward_heads": ["h"], "options": {"loops": 1}},
         "steering.options.loops",
     ),
+    "a place to read that there is not": (
+        {"method": "none", "reward_heads": ["h"], "options": {"read": "turn"}},
+        "steering.options.read",
+    ),
+    "a place to read as a list": (
+        {"method": "best_of_n", "reward_heads": ["h"], "options": {"read": ["generation"]}},
+        "steering.options.read",
+    ),
+    "a place to read as null": (
+        {"method": "none", "reward_heads": ["h"], "options": {"read": None}},
+        "steering.options.read",
+    ),
+    "a place to read for no head": (
+        {"cultures": {"a": 1}, "options": {"read": "generation"}},
+        "steering.options.read",
+    ),
+    "a place to read for a method of several answers": (
+        {
+            "method": "diffpo",
+            "reward_heads": ["h"],
+            "options": {"statement": "Be kind.", "read": "generation"},
+        },
+        "steering.options.read",
+    ),
     "reward heads as text": ({"cultures": {"a": 1}, "reward_heads": "kind"}, "steering.reward_heads"),
     "an option the method has not": ({"cultures": {"a": 1}, "options": {"n": 4}}, "steering.options.n"),
     "options as a list": ({"cultures": {"a": 1}, "options": []}, "steering.options"),
@@ -73,6 +98,13 @@ def test_a_wrong_spec_is_refused_with_the_field_that_is_wrong(document: object, 
 def test_an_error_suggests_the_nearest_key() -> None:
     with pytest.raises(RequestError, match="Did you mean 'cultures'"):
         parse_spec({"culturs": {"a": 1}})
+
+
+@pytest.mark.parametrize("steering", [{"cultures": {"a": 1}}, {"method": "none"}, {"method": "best_of_n"}])
+def test_heads_read_the_end_of_the_turn_unless_asked_to_read_the_generation(steering: dict[str, Any]) -> None:
+    asked = {**steering, "reward_heads": ["h"]}
+    assert parse_spec(asked).read == parse_spec({**asked, "options": {"read": "turn_end"}}).read == "turn_end"
+    assert parse_spec({**asked, "options": {"read": "generation"}}).read == "generation"
 
 
 def test_the_defaults_are_full_strength_and_adapters() -> None:

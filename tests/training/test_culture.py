@@ -16,6 +16,7 @@ from steer_server.settings import Settings
 from steer_server.training.culture import data_fingerprint, train_cultures
 from steer_server.training.culture_recipe import ALL, RecipeFile
 from steer_server.training.survey_data import read_survey
+from steer_server.training.trained_on import prompt_hash, read_trained_on
 from tests.support.adapters import TINY
 from tests.support.servers import ROOT
 from tests.support.tiny_model import tiny_model_with_weights
@@ -26,6 +27,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
 
+LONG = "Say hi" + " again" * 100
+"""Longer than what training reads of an ordinary prompt."""
 RECIPE = """
 sources: [{source: made up, licence: none}]
 licence: Apache-2.0
@@ -60,7 +63,7 @@ def test_trained_cultures_are_adapters_that_pass_validation(
             for i in range(12)
         ],
     )
-    prompts = write_lines(tmp_path / "prompts.gz", [{"instruction": "Say hi", "reference": "hi"}] * 4)
+    prompts = write_lines(tmp_path / "prompts.gz", [{"instruction": LONG, "reference": "hi"}] * 4)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE)
     settings = Settings(model=str(tiny_model_with_weights(tmp_path / TINY)), cache=tmp_path / "cache")
@@ -76,6 +79,10 @@ def test_trained_cultures_are_adapters_that_pass_validation(
     assert f"{scores['uniform']:.3f}" in card and "made up (none)" in card
     recipe_json = json.loads((out / "tea_drinkers" / "recipe.json").read_text())
     assert was_trained_on(recipe_json, read_survey(survey))
+    known = read_trained_on(out / "tea_drinkers")
+    assert known is not None and len(known) == scores["questions_trained"] + 1
+    assert known <= {prompt_hash(text) for text in (LONG, *(f"Tea {i}?" for i in range(12)))}
+    assert prompt_hash(LONG) in known, "whole, though training reads its beginning"
 
     train_cultures(recipe, survey, prompts, out, settings)
     printed = capsys.readouterr()

@@ -13,8 +13,7 @@ def load_base(model_path: Path, attention: str = "") -> Any:
 
     Args:
         attention: transformers' name of an implementation. By default CUDA has the fused one, and CPU plain
-            products: there the backward pass of the fused one takes 38 ms for 16 trees of 115 tokens where
-            these take 10 (float32 softmax in both).
+            products with a float32 softmax: there the fused one's backward pass is much the slower.
     """
     from transformers import AutoModelForCausalLM
 

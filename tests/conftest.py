@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from steer_server.catalogue.base_model import BaseModel
@@ -13,6 +14,14 @@ from tests.support.adapters import TINY, random_adapter, tiny_base_model
 from tests.support.postgres import PostgreSQL, running_postgresql
 from tests.support.prompters import info
 from tests.support.servers import NUM_SLOTS, Running, fake_server, live_server, shipped_adapters, write_extras
+
+hypothesis.settings.register_profile(
+    # How long one example takes is for no test to judge, on a machine that does other things too.
+    "patient",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("patient")
 
 LIVE_SIZE = 0.05
 """Of random adapters on the real model, so that each changes even a short greedy answer."""

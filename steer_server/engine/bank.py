@@ -6,7 +6,7 @@ For token t of a request with gate vector g, in every wrapped linear layer,
 
 Two dense products and one element-wise product, whatever number of different blends is in the batch; the
 first is one with the layer's own, `[W; A_bank] x`, where the layer's weights are plain. Only torch is used
-here, so the same code runs on CPU and CUDA and under torch.compile.
+here, so the same code runs on CPU and CUDA and under torch.compile; `packed.py` has quicker products for CPU.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ class GateTable:
         pinned = device.type == "cuda"
         self._staged_T = torch.zeros(num_tokens, dtype=torch.int64, pin_memory=pinned)
         self._index_T = torch.zeros(num_tokens, dtype=torch.int64, device=device)
+        self.num_used_1 = torch.zeros(1, dtype=torch.int64)
+        """How many of the bank's first ranks have a gate that is not 0 in this step; on the host."""
         self._row_of: dict[int, int] = {}
+        self._used_by_row = np.zeros(num_plans + 1, dtype=np.int64)
         self._num_filled = 0
 
     def knows(self, plan_id: int) -> bool:
@@ -59,10 +62,11 @@ class GateTable:
         # Pinned, so that a step with a new plan does not wait for the device either.
         staged_G = torch.tensor(gates_G, dtype=self.rows_P_G.dtype, pin_memory=self._staged_T.is_pinned())
         self.rows_P_G[row].copy_(staged_G, non_blocking=True)
+        self._used_by_row[row] = 1 + max(np.flatnonzero(gates_G), default=-1)
         self._row_of[plan_id] = row
 
     def fill(self, plan_ids: Sequence[int]) -> None:
-        """Sets the gates of the coming step.
+        """Sets the gates of the coming step, and `num_used_1`.
 
         Semantics: gates[t] = rows[row_of(plan_ids[t])] for t < len(plan_ids), 0 behind; id 0 is no plan.
 
@@ -71,6 +75,7 @@ class GateTable:
         count = len(plan_ids)
         distinct, inverse = np.unique(np.asarray(plan_ids, dtype=np.int64), return_inverse=True)
         rows = np.array([self._row_of[int(i)] if i else 0 for i in distinct], dtype=np.int64)
+        self.num_used_1[0] = int(self._used_by_row[rows].max(initial=0))
         busy = max(count, self._num_filled)
         staged = self._staged_T[:busy].numpy()
         staged[:count] = rows[inverse]
@@ -80,38 +85,52 @@ class GateTable:
         self._num_filled = count
 
 
-class Product(Protocol):
-    """`x Mᵀ` for a matrix M `[out, in]`: its first rows are fixed, if there are such, the others change."""
+class Products(Protocol):
+    """A layer's matrices in the form that makes its products quick."""
 
-    changing_N_I: torch.Tensor
-    """To write into; `refresh` afterwards."""
-    fixed_F_I: torch.Tensor
-    """As far as it is still kept plain; empty otherwise."""
+    a_NG_I: torch.Tensor
+    """A of all packed slices, slice above slice. To write into; `refresh` afterwards."""
+    b: tuple[torch.Tensor, ...]
+    """B of each slice, `[out, G]`. Likewise."""
+    weight_O_I: torch.Tensor
+    """The layer's own weights as far as they are still kept plain; empty otherwise."""
     copies: int
-    """How often the changing rows are in memory."""
+    """How often A and B are in memory."""
 
-    def __call__(self, x_T_I: torch.Tensor) -> torch.Tensor:
-        """`[T, F + N]`: the fixed rows' part first."""
+    def __call__(self, x_T_I: torch.Tensor, gates: GateTable) -> torch.Tensor:
+        """The layer's output with the gated bank in it, `[T, O]`; without its weights, the bank's part."""
+        ...
 
     def refresh(self) -> None: ...
 
 
-class MakeProduct(Protocol):
-    def __call__(self, changing_N_I: torch.Tensor, fixed_F_I: torch.Tensor | None = None) -> Product: ...
+class MakeProducts(Protocol):
+    def __call__(
+        self, a_NG_I: torch.Tensor, b: Sequence[torch.Tensor], weight_O_I: torch.Tensor | None = None
+    ) -> Products: ...
 
 
-class DenseProduct:
-    """By torch, from one plain matrix that both parts are views of."""
+class DenseProducts:
+    """By torch, with the whole bank: the sizes of every step are the same."""
 
     copies = 1
 
-    def __init__(self, changing_N_I: torch.Tensor, fixed_F_I: torch.Tensor | None = None) -> None:
-        num_fixed = 0 if fixed_F_I is None else len(fixed_F_I)
-        self.matrix_O_I = changing_N_I if fixed_F_I is None else torch.cat([fixed_F_I, changing_N_I])
-        self.fixed_F_I, self.changing_N_I = self.matrix_O_I[:num_fixed], self.matrix_O_I[num_fixed:]
+    def __init__(
+        self, a_NG_I: torch.Tensor, b: Sequence[torch.Tensor], weight_O_I: torch.Tensor | None = None
+    ) -> None:
+        num_own = 0 if weight_O_I is None else len(weight_O_I)
+        self.down = a_NG_I if weight_O_I is None else torch.cat([weight_O_I, a_NG_I])
+        self.weight_O_I, self.a_NG_I = self.down[:num_own], self.down[num_own:]
+        self.b = tuple(b)
+        self.num_own, self.width = num_own, self.b[0].shape[1]
 
-    def __call__(self, x_T_I: torch.Tensor) -> torch.Tensor:
-        return torch.mm(x_T_I, self.matrix_O_I.t())
+    def __call__(self, x_T_I: torch.Tensor, gates: GateTable) -> torch.Tensor:
+        wide = torch.mm(x_T_I, self.down.t())
+        gates_T_G = gates.gates_T_G[: x_T_I.shape[0]]
+        parts = torch.split(wide[:, self.num_own :], self.width, dim=-1)
+        added = [torch.mm(part * gates_T_G, b_O_G.t()) for part, b_O_G in zip(parts, self.b, strict=True)]
+        added_T_O = added[0] if len(added) == 1 else torch.cat(added, dim=-1)
+        return wide[:, : self.num_own] + added_T_O if self.num_own else added_T_O
 
     def refresh(self) -> None:
         pass
@@ -134,75 +153,60 @@ class LayerBank:
         dtype: torch.dtype,
         device: torch.device,
         weight_O_I: torch.Tensor | None = None,
-        product: MakeProduct = DenseProduct,
+        products: MakeProducts = DenseProducts,
     ) -> None:
         """Args:
         weight_O_I: the layer's own, which then takes part in the bank's first product (`forward`). None: the
             layer makes its output itself (`add_to`), as a quantised one does.
-        product: makes the products.
         """
-        self.out_slices = tuple(out_slices)
-        self.num_slices = len(self.out_slices)
-        self.width = num_slots * rank
-        self.gates_T_G = gates.gates_T_G
         self.has_base = weight_O_I is not None
+        self._num_slots, self._rank, self._gates = num_slots, rank, gates
+        width = num_slots * rank
 
         def zeros(rows: int, columns: int) -> torch.Tensor:
             return torch.zeros(rows, columns, dtype=dtype, device=device)
 
-        self.down = product(zeros(self.num_slices * self.width, in_features), weight_O_I)
-        self.up = tuple(product(zeros(out, self.width)) for out in self.out_slices)
-        self._num_slots, self._rank = num_slots, rank
+        b = [zeros(out, width) for out in out_slices]
+        self.products = products(zeros(len(b) * width, in_features), b, weight_O_I)
 
     @property
     def num_bytes(self) -> int:
         """Memory of A and B, the layer's own weights not counted."""
-        return sum(
-            matrix.changing_N_I.numel() * matrix.changing_N_I.element_size() * matrix.copies
-            for matrix in (self.down, *self.up)
-        )
+        held = (self.products.a_NG_I, *self.products.b)
+        return self.products.copies * sum(matrix.numel() * matrix.element_size() for matrix in held)
 
     def a_views(self) -> tuple[torch.Tensor, ...]:
         """Per slice a `[S, 1, R, in]` view, the layout into which vLLM writes A."""
-        stacked = self.down.changing_N_I.view(self.num_slices, self._num_slots, self._rank, -1)
-        return tuple(stacked[i].unsqueeze(1) for i in range(self.num_slices))
+        stacked = self.products.a_NG_I.view(len(self.products.b), self._num_slots, self._rank, -1)
+        return tuple(one.unsqueeze(1) for one in stacked)
 
     def b_views(self) -> tuple[torch.Tensor, ...]:
         """Per slice a `[S, 1, out, R]` view, the layout into which vLLM writes B (with the scale)."""
         return tuple(
-            up.changing_N_I.view(-1, self._num_slots, self._rank).permute(1, 0, 2).unsqueeze(1)
-            for up in self.up
+            b_O_G.view(-1, self._num_slots, self._rank).permute(1, 0, 2).unsqueeze(1)
+            for b_O_G in self.products.b
         )
 
     def refresh(self) -> None:
         """To be called after the views were written to."""
-        for matrix in (self.down, *self.up):
-            matrix.refresh()
+        self.products.refresh()
 
     def forward(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """The layer's output with the gated bank in it, `[..., O]`.
 
         Semantics: y = x Wᵀ + bias; y[:, slice_i] += (gates ⊙ (x A_iᵀ)) B_iᵀ for each packed slice i.
         """
-        num_outputs = sum(self.out_slices)
-        wide = self.down(x.flatten(0, -2))
-        y_T_O = wide[:, :num_outputs] + self._added(wide[:, num_outputs:])
+        y_T_O = self.products(x.flatten(0, -2), self._gates)
         if bias is not None:
             y_T_O = y_T_O + bias
-        return y_T_O.view(*x.shape[:-1], num_outputs)
+        return y_T_O.view(*x.shape[:-1], y_T_O.shape[-1])
 
     def add_to(self, y_T_O: torch.Tensor, x_T_I: torch.Tensor) -> None:
         """Adds the gated bank to the layer's output, in place.
 
         Semantics: y[:, slice_i] += (gates ⊙ (x A_iᵀ)) B_iᵀ for each packed slice i.
         """
-        y_T_O.add_(self._added(self.down(x_T_I)))
-
-    def _added(self, h_T_NG: torch.Tensor) -> torch.Tensor:
-        gates = self.gates_T_G[: h_T_NG.shape[0]]
-        parts = torch.split(h_T_NG, self.width, dim=-1)
-        added = [up(part * gates) for up, part in zip(self.up, parts, strict=True)]
-        return added[0] if len(added) == 1 else torch.cat(added, dim=-1)
+        y_T_O.add_(self.products(x_T_I, self._gates))
 
 
 def bank_bytes(

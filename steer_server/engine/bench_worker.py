@@ -26,12 +26,12 @@ READY = "ready"
 ANSWER_PREFIX = "steer-bench: "
 
 BLENDED = {"bank_one": 1, "bank_three": 3, "bank_eight": 8}
-"""Workload -> adapters in each of its blends, which are all different."""
+"""Workload -> adapters in each of its blends, which are all different and begin at every adapter in turn."""
 WORKLOADS = {
     "bare": ("bare",),
     "stock_one": ("stock_one",),
     "stock_each": ("stock_each",),
-    "bank": ("bank_none", "bank_zero", "bank_same", *BLENDED),
+    "bank": ("bank_none", "bank_zero", "bank_same", "bank_weights", *BLENDED),
 }
 """Engine -> what is measured with it."""
 ENGINE_OF = {workload: engine for engine, workloads in WORKLOADS.items() for workload in workloads}
@@ -45,12 +45,16 @@ def prompts(batch: int) -> list[str]:
     ]
 
 
-def blend(cultures: list[str], i: int, batch: int, size: int) -> SteeringSpec:
-    """Blend i of `batch`: its first culture and its weights differ from those of all others."""
+def blend(cultures: list[str], i: int, batch: int, size: int, first: int | None = None) -> SteeringSpec:
+    """Blend i of `batch`, whose weights differ from those of all others.
+
+    Args:
+        first: index of its first culture; i if None.
+    """
     size = min(size, len(cultures))
     raw = [1 + j + i / batch for j in range(size)]
     total = (0.6 + 0.4 * i / batch) / sum(raw)
-    chosen = [cultures[(i + j) % len(cultures)] for j in range(size)]
+    chosen = [cultures[((i if first is None else first) + j) % len(cultures)] for j in range(size)]
     return SteeringSpec(cultures={c: round(w * total, 4) for c, w in zip(chosen, raw, strict=True)})
 
 
@@ -60,6 +64,8 @@ def specs(workload: str, cultures: list[str], batch: int) -> list[SteeringSpec]:
         return []
     if workload == "bank_same":
         return [blend(cultures, 0, batch, 3)] * batch
+    if workload == "bank_weights":
+        return [blend(cultures[:3], i, batch, 3, first=0) for i in range(batch)]
     if workload == "bank_zero":
         return [SteeringSpec(cultures={cultures[i % len(cultures)]: 1.0}, strength=0.0) for i in range(batch)]
     return [blend(cultures, i, batch, BLENDED[workload]) for i in range(batch)]

@@ -37,6 +37,13 @@ class _Slot:
     loading: asyncio.Task[None] | None = None
 
 
+def _how_much_it_is_used(slot: _Slot) -> tuple[int, bool, int]:
+    """The freest first: least is waited for. Then empty ones, of these the bank's first: a step multiplies
+    the bank up to the last slot that it uses. Then the longest unused: least is loaded again."""
+    is_full = slot.digest is not None
+    return slot.num_leases, is_full, slot.last_used if is_full else slot.index
+
+
 @dataclass(eq=False)
 class _Waiter:
     adapters: tuple[LoadedAdapter, ...]
@@ -216,8 +223,7 @@ class SlotLeases:
         wanted = {adapter.digest for adapter in adapters}
         num_missing = sum(adapter.digest not in self._by_digest for adapter in adapters)
         others = [slot for slot in self._slots if slot.digest not in wanted or slot.digest is None]
-        # The freest first, then the longest unused: least is waited for, least is loaded again.
-        others.sort(key=lambda slot: (slot.num_leases, slot.digest is not None, slot.last_used))
+        others.sort(key=_how_much_it_is_used)
         victims = others[:num_missing]
         if any(slot.num_leases for slot in victims):
             self._reserve(victims)

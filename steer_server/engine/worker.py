@@ -105,10 +105,10 @@ class BankModelManager(LRUCacheLoRAModelManager):
             dtype=self.lora_config.lora_dtype,
             device=torch.device(self.device),
             weight_O_I=weight,
-            product=packed_if_possible,
+            products=packed_if_possible,
         )
         if weight is not None:
-            module.base_layer.weight = torch.nn.Parameter(bank.down.fixed_F_I, requires_grad=False)
+            module.base_layer.weight = torch.nn.Parameter(bank.products.weight_O_I, requires_grad=False)
         module.lora_a_stacked, module.lora_b_stacked = bank.a_views(), bank.b_views()
         self.layer_banks[module_name] = bank
 
@@ -247,6 +247,6 @@ class BankWorkerExtension(RewardTapExtension):
             "rank": manager.bank_rank,
             "layers": len(manager.layer_banks),
             "bytes": sum(bank.num_bytes for bank in banks),
-            "copies": max(bank.down.copies for bank in banks),
+            "copies": max(bank.products.copies for bank in banks),
             "compilation_mode": str(self.model_runner.vllm_config.compilation_config.mode),
         }

@@ -353,7 +353,7 @@ async def test_a_client_that_leaves_before_the_answer_leaves_a_whole_version(
     server.fake.token_seconds = 0.05
     try:
         connection = send(server, content, len(content))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not await state(server, "left"):
                 await asyncio.sleep(0.01)
             connection.close()

@@ -15,6 +15,7 @@ from tests.support.adapters import random_adapter, tiny_base_model
 from tests.support.administration import act, get, push, refused
 from tests.support.prompters import ALIGN_PRO, QUESTION, REWRITE, Prompted, info, prompted_server
 from tests.support.upstream import Exchange
+from tests.support.waiting import until
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
 
@@ -199,9 +200,7 @@ async def test_requests_at_the_same_time_share_one_rewrite(world: Prompted) -> N
 
 
 async def rewriting(world: Prompted) -> None:
-    async with asyncio.timeout(5):
-        while not world.engine.num_running:
-            await asyncio.sleep(0.001)
+    await until(lambda: world.engine.num_running)
 
 
 async def test_a_client_that_leaves_takes_no_rewrite_from_others_and_the_last_ends_it(
@@ -217,9 +216,7 @@ async def test_a_client_that_leaves_takes_no_rewrite_from_others_and_the_last_en
     third = asyncio.create_task(world.chat(question="Why do dogs bark?"))
     await rewriting(world)
     third.cancel()
-    async with asyncio.timeout(5):
-        while world.engine.num_running:
-            await asyncio.sleep(0.001)
+    await until(lambda: not world.engine.num_running)
 
 
 async def test_without_a_slot_for_the_prompter_the_request_is_refused(world: Prompted) -> None:
@@ -248,7 +245,7 @@ async def test_a_prompter_that_cannot_be_loaded_is_an_error_not_an_unsteered_ans
 async def test_a_quarantine_ends_rewrites_and_is_told_from_then_on(own_world: Prompted) -> None:
     world = own_world
     world.writes(QUESTION, REWRITE)
-    world.engine.token_seconds = 0.01
+    world.engine.token_seconds = 0.1
     waiting = asyncio.create_task(world.post("/v1/chat/completions", steering=ALIGN_PRO))
     await rewriting(world)
     done = await act(world.server, "clarity/versions/1.0.0/quarantine", {"abort": True, "detail": "rude"})
@@ -277,11 +274,9 @@ async def test_a_quarantine_ends_what_an_upstream_has_not_begun_to_answer(
     world.upstream.behaviours = [silent]
     body = {"model": "up/big", "stream": stream, "steering": ALIGN_PRO}
     waiting = asyncio.create_task(world.post("/v1/chat/completions", **body))
-    async with asyncio.timeout(5):
-        while not world.upstream.received:
-            await asyncio.sleep(0.001)
+    await until(lambda: world.upstream.received)
     await act(world.server, "clarity/versions/1.0.0/quarantine", {"abort": True})
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         refused(await waiting, 409, "adapter_quarantined")
         await left.wait()
     assert (await world.chat(None, model="up/big")).choices[0].message.content == "well"

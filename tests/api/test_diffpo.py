@@ -20,6 +20,7 @@ from steer_server.steering.policy import Policy
 from steer_server.steering.spec import parse_spec
 from tests.support.adapters import TINY, tiny_base_model
 from tests.support.servers import Running, fake_server
+from tests.support.waiting import until
 
 PROMPT = [{"role": "user", "content": "May a guest refuse food?"}]
 DRAFT = "w01 w02 w03 w57. w04 w05 w06 w58. w07 w08 w09 w60."
@@ -288,12 +289,6 @@ async def slow(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Runnin
     tiny_base_model(folder / TINY)
     async with fake_server(folder, Path(folder / TINY), token_seconds=0.01) as running:
         yield running
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize("where", ["the draft is scored", "candidates are drawn", "they are scored"])

@@ -65,8 +65,10 @@ def words_of(stream: str) -> list[str]:
     return [choice["delta"]["content"] for event in events for choice in event.get("choices", ())]
 
 
-async def test_what_is_under_way_finishes_and_nothing_new_begins(slow: Running) -> None:
-    async with asking(slow, stream=True) as asked, slow.http() as http:
+async def test_what_is_under_way_finishes_and_nothing_new_begins(
+    slow: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with asking(slow, stream=True, max_tokens=400) as asked, slow.http() as http:
         stopping = asyncio.create_task(drain_of(slow).finish(LONG_SECONDS))
         await asyncio.sleep(0)
         answers = [
@@ -79,9 +81,10 @@ async def test_what_is_under_way_finishes_and_nothing_new_begins(slow: Running) 
         assert all(answer.headers["Retry-After"] == "1" for answer in answers)
         assert (await http.get("/health")).status_code == (await http.get("/metrics")).status_code == 200
         assert not asked.done() and not stopping.done()
+        monkeypatch.setattr(slow.fake, "token_seconds", 0.0)
         text = (await asked).text
         await stopping
-    assert len(words_of(text)) == 40 and text.endswith("data: [DONE]\n\n")
+    assert len(words_of(text)) == 400 and text.endswith("data: [DONE]\n\n")
 
 
 async def test_a_request_of_several_steps_takes_all_of_them(slow: Running) -> None:

@@ -219,8 +219,8 @@ async def test_a_key_has_its_requests_per_minute(server: Running) -> None:
 async def test_a_key_has_its_places_and_a_stream_holds_one_to_its_end(server: Running) -> None:
     assert server.fake is not None
     secret = await key(server, concurrency=1)
-    body = {"model": "fake", "messages": PROMPT, "max_tokens": 50, "stream": True}
-    server.fake.token_seconds = 0.02
+    body = {"model": "fake", "messages": PROMPT, "max_tokens": 2000, "stream": True}
+    server.fake.token_seconds = 0.05
     try:
         async with (
             server.http(secret) as http,
@@ -229,15 +229,18 @@ async def test_a_key_has_its_places_and_a_stream_holds_one_to_its_end(server: Ru
             lines = response.aiter_lines()
             assert (await anext(lines)).startswith("data: ")
             refused(await chat(server, secret), 429, "concurrency_limit_exceeded")
+            server.fake.token_seconds = 0.0
             assert [line async for line in lines][-2:] == ["data: [DONE]", ""]
         assert (await chat(server, secret)).status_code == 200
         # A client that goes away in the middle gives its place back as well.
+        server.fake.token_seconds = 0.05
         async with (
             server.http(secret) as http,
             http.stream("POST", "/v1/chat/completions", json=body) as response,
         ):
             await anext(response.aiter_lines())
-        async with asyncio.timeout(5):
+        # Sooner than its stream would have ended.
+        async with asyncio.timeout(60):
             while (await chat(server, secret)).status_code != 200:
                 await asyncio.sleep(0.02)
         # So does one that was refused for something else.

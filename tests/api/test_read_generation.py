@@ -16,6 +16,7 @@ from tests.api.test_rewards import chat, heads_server, num_scored, post, scored
 from tests.support.adapters import TINY, tiny_base_model
 from tests.support.administration import PROMPT, refused
 from tests.support.servers import Running
+from tests.support.waiting import until
 
 READ = {"read": "generation"}
 STEERED = {"cultures": {"amber": 1.0}, "reward_heads": ["kind", "terse"], "options": READ}
@@ -121,7 +122,9 @@ async def test_a_head_that_is_removed_meanwhile_still_reads_the_whole_answer(
         assert (await http.delete("/v1/adapters/head-kind")).status_code == 200
     assert await writing == expected
     assert fresh.fake.num_running == 0 and fresh.steer is not None
-    assert not fresh.steer.rewards._heads._num_users
+    heads = fresh.steer.rewards._heads
+    # A stream gives its heads back behind its last byte.
+    await until(lambda: not heads._num_users)
     refused(await chat(fresh, STEERED), 400, "unknown_reward_head")
 
 
@@ -171,13 +174,11 @@ async def test_methods_of_several_runs_have_no_such_option(fresh: Running, metho
 
 async def test_a_client_that_goes_away_leaves_no_reader(fresh: Running) -> None:
     assert fresh.fake is not None and fresh.steer is not None
-    fresh.fake.token_seconds = 0.05
+    engine, heads = fresh.fake, fresh.steer.rewards._heads
+    engine.token_seconds = 0.05
     for stream in (False, True):
-        asking = asyncio.create_task(chat(fresh, STEERED, stream=stream, max_tokens=200))
-        while not fresh.fake.num_running:
-            await asyncio.sleep(0.01)
+        asking = asyncio.create_task(chat(fresh, STEERED, stream=stream, max_tokens=2000))
+        await until(lambda: engine.num_running)
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
-        async with asyncio.timeout(10):
-            while fresh.fake.num_running or fresh.steer.rewards._heads._num_users:
-                await asyncio.sleep(0.02)
+        await until(lambda: not engine.num_running and not heads._num_users)

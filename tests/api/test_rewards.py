@@ -22,6 +22,7 @@ from tests.support.adapters import TINY, random_adapter, tiny_base_model
 from tests.support.administration import PROMPT, act, answered_by, push, refused
 from tests.support.heads import random_head
 from tests.support.servers import Running, app_server
+from tests.support.waiting import until
 
 ANSWERS = ["Very important.", "Not at all.", "It depends on whom you ask, and on the day."]
 
@@ -273,18 +274,20 @@ async def test_a_head_that_is_removed_while_an_answer_is_written_still_scores_it
     fresh: Running, stream: bool
 ) -> None:
     assert fresh.fake is not None
-    fresh.fake.token_seconds = 0.02
+    engine = fresh.fake
+    engine.token_seconds = 0.02
     steering = {"method": "none", "reward_heads": ["kind"]}
     writing = asyncio.create_task(chat(fresh, steering, stream=stream, max_tokens=40))
-    while not fresh.fake.num_running:
-        await asyncio.sleep(0.01)
+    await until(lambda: engine.num_running)
     async with fresh.http() as http:
         assert (await http.delete("/v1/adapters/head-kind")).status_code == 200
     answer = await writing
     last = answer.text.split("\n\n")[-3].removeprefix("data: ") if stream else answer.text
     (scores,) = json.loads(last)["steering"]["rewards"]["scores"]
     assert scores["kind"]["raw"]
-    assert len(fresh.fake.heads) == 2 and fresh.fake.num_running == 0
+    # A stream gives its heads back behind its last byte.
+    await until(lambda: len(engine.heads) == 2)
+    assert engine.num_running == 0
 
 
 async def test_heads_are_refused_where_there_is_no_conversation(server: Running) -> None:
@@ -326,10 +329,11 @@ async def test_a_swap_while_scoring_gives_every_answer_the_version_it_names(
             await answered_by(f"head-kind@{version}", seen)
         is_over = True
     assert set(seen) == set(raw_of)
-    assert fresh.fake is not None and fresh.fake.num_running == 0
-    await asyncio.sleep(0.05)
-    assert fresh.steer is not None
-    assert fresh.fake.heads <= {h.digest for h in fresh.steer.catalogue.snapshot.reward_heads.values()}
+    assert fresh.fake is not None and fresh.steer is not None
+    engine = fresh.fake
+    assert engine.num_running == 0
+    served = {h.digest for h in fresh.steer.catalogue.snapshot.reward_heads.values()}
+    await until(lambda: engine.heads <= served)
 
 
 async def test_scores_are_counted_by_head_and_origin_until_the_head_is_removed(fresh: Running) -> None:
@@ -337,12 +341,13 @@ async def test_scores_are_counted_by_head_and_origin_until_the_head_is_removed(f
     await chat(fresh, {"method": "none", "reward_heads": ["kind"]})
     assert num_scored(fresh) == {("kind", "request"): 3, ("terse", "request"): 3, ("kind", "answer"): 1}
     assert fresh.steer is not None and fresh.fake is not None
-    digest = fresh.steer.catalogue.snapshot.reward_heads["kind"].digest
-    assert digest in fresh.fake.heads
+    loaded, digest = fresh.fake.heads, fresh.steer.catalogue.snapshot.reward_heads["kind"].digest
+    assert digest in loaded
     await act(fresh, "head-kind/deactivate")
     response = await post(fresh, {"messages": PROMPT, "answers": ["yes"], "heads": ["kind"]})
     assert refused(response, 400, "unknown_reward_head")
-    assert num_scored(fresh) == {("terse", "request"): 3} and digest not in fresh.fake.heads
+    assert num_scored(fresh) == {("terse", "request"): 3}
+    await until(lambda: digest not in loaded)
 
 
 async def test_the_score_log_has_groups_and_versions_and_no_text(fresh: Running, tmp_path: Path) -> None:
@@ -371,16 +376,11 @@ async def test_what_can_be_asked_for_names_the_heads(server: Running) -> None:
 
 
 async def test_a_client_that_goes_away_leaves_nothing_running(fresh: Running) -> None:
-    assert fresh.fake is not None
-    fresh.fake.token_seconds = 5.0
+    assert fresh.fake is not None and fresh.steer is not None
+    engine, heads = fresh.fake, fresh.steer.rewards._heads
+    engine.token_seconds = 120.0
     asking = asyncio.create_task(scored(fresh))
-    while not fresh.fake.num_running:
-        await asyncio.sleep(0.01)
+    await until(lambda: engine.num_running)
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
-    for _ in range(100):
-        if not fresh.fake.num_running:
-            break
-        await asyncio.sleep(0.02)
-    assert fresh.fake.num_running == 0
-    assert fresh.steer is not None and not fresh.steer.rewards._heads._num_users
+    await until(lambda: not engine.num_running and not heads._num_users)

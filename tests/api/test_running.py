@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import httpx
 import openai
 import pytest
 
@@ -22,20 +21,20 @@ async def slow(tmp_path: Path) -> AsyncIterator[Running]:
 
 
 async def quarantine(server: Running, name: str, *, abort: bool) -> None:
-    async with httpx.AsyncClient(base_url=server.url) as http:
+    async with server.http() as http:
         answer = await http.post(
             f"/v1/adapters/{name}/versions/1.0.0/quarantine", json={"detail": "test", "abort": abort}
         )
         assert answer.status_code == 200, answer.text
 
 
-async def streamed(server: Running, culture: str, started: asyncio.Event) -> list[str]:
+async def streamed(server: Running, culture: str, started: asyncio.Event, max_tokens: int = 100) -> list[str]:
     words = []
     async with server.client() as client:
         stream = await client.chat.completions.create(
             model=server.model,
             messages=[{"role": "user", "content": "hello"}],
-            max_tokens=100,
+            max_tokens=max_tokens,
             stream=True,
             extra_body={"steering": {"cultures": {culture: 1.0}}},
         )
@@ -50,7 +49,7 @@ async def test_a_running_stream_ends_with_an_error_when_its_adapter_is_quarantin
     slow: Running,
 ) -> None:
     started = asyncio.Event()
-    stream = asyncio.create_task(streamed(slow, "amber", started))
+    stream = asyncio.create_task(streamed(slow, "amber", started, max_tokens=2000))
     await started.wait()
     await quarantine(slow, "amber", abort=True)
     with pytest.raises(openai.APIError, match="was quarantined while it answered"):
@@ -61,16 +60,18 @@ async def test_a_running_stream_ends_with_an_error_when_its_adapter_is_quarantin
 async def test_a_running_answer_is_an_error_when_its_adapter_is_quarantined_with_abort(
     slow: Running,
 ) -> None:
+    assert slow.fake is not None
     async with slow.client() as client:
         answer = asyncio.create_task(
             client.chat.completions.create(
                 model=slow.model,
                 messages=[{"role": "user", "content": "hello"}],
-                max_tokens=200,
+                max_tokens=2000,
                 extra_body={"steering": {"cultures": {"amber": 0.5, "blue": 0.5}}},
             )
         )
-        await asyncio.sleep(0.3)
+        while not slow.fake.num_running:
+            await asyncio.sleep(0.01)
         await quarantine(slow, "amber", abort=True)
         with pytest.raises(openai.ConflictError) as caught:
             await answer

@@ -12,8 +12,9 @@ import pytest
 from steer_server.catalogue import directory as directory_module
 from steer_server.catalogue.directory import AdapterDirectory
 from steer_server.errors import ConfigError
-from tests.catalogue.test_lifecycle import OPERATOR, Server, Workshop, _until
+from tests.catalogue.test_lifecycle import OPERATOR, Server, Workshop
 from tests.support.adapters import random_adapter
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -99,9 +100,9 @@ async def test_a_watched_directory_is_followed(workshop: Workshop) -> None:
     try:
         await asyncio.sleep(0.5)
         drop_in(workshop, "alpha")
-        await _until(lambda: server.served == ["alpha@1.0.0"])
+        await until(lambda: server.served == ["alpha@1.0.0"])
         shutil.rmtree(workshop.folder / "adapters" / "alpha")
-        await _until(lambda: server.served == [])
+        await until(lambda: server.served == [])
     finally:
         watching.cancel()
         with suppress(asyncio.CancelledError):
@@ -126,9 +127,9 @@ async def test_a_watched_directory_is_read_again_after_anything_that_went_wrong(
     try:
         await asyncio.sleep(0.5)
         drop_in(workshop, "alpha")
-        await _until(lambda: server.served == ["alpha@1.0.0"])
+        await until(lambda: server.served == ["alpha@1.0.0"])
         drop_in(workshop, "beta")
-        await _until(lambda: server.served == ["alpha@1.0.0", "beta@1.0.0"])
+        await until(lambda: server.served == ["alpha@1.0.0", "beta@1.0.0"])
     finally:
         watching.cancel()
         with suppress(asyncio.CancelledError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
@@ -16,8 +15,10 @@ from steer_server.catalogue.database import Database
 from steer_server.catalogue.follow import changes
 from tests.support.catalogue_acts import OPERATOR, add_active, new_version
 from tests.support.postgres import PostgreSQL
+from tests.support.waiting import until
 
-LONG_SECONDS = 60.0
+LONG_SECONDS = 600.0
+"""Between two polls: whatever comes within a tenth of it was not polled."""
 
 
 @asynccontextmanager
@@ -40,8 +41,8 @@ async def following(
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def following_at(queue: asyncio.Queue[int], revision: int, seconds: float = 10.0) -> None:
-    async with asyncio.timeout(seconds):
+async def following_at(queue: asyncio.Queue[int], revision: int) -> None:
+    async with asyncio.timeout(LONG_SECONDS / 10):
         while await queue.get() != revision:
             pass
 
@@ -50,7 +51,7 @@ async def is_listening(postgresql: PostgreSQL, url: str) -> None:
     """Returns when a connection of this database has said LISTEN."""
     query = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while await (await connection.execute(query)).fetchone() is None:
                 await asyncio.sleep(0.02)
 
@@ -74,11 +75,9 @@ async def test_a_hint_arrives_long_before_the_next_poll(postgresql: PostgreSQL, 
         await is_listening(postgresql, postgresql_url)
         await asyncio.sleep(0.2)
         for number in range(1, 6):
-            digest = await add_active(other, new_version(str(number)))
-            started = time.monotonic()
-            await following_at(queue, number, seconds=5)
+            await add_active(other, new_version(str(number)))
             # Measured: 0.5 ms in the median of 100, 3.7 ms at most.
-            assert time.monotonic() - started < 0.5, digest
+            await following_at(queue, number)
     await database.close()
     await other.close()
 
@@ -115,16 +114,17 @@ async def test_a_listener_that_is_cut_off_listens_again(postgresql: PostgreSQL, 
 
 
 async def test_following_survives_a_database_that_goes_away_and_comes_back(
-    postgresql: PostgreSQL, postgresql_url: str
+    postgresql: PostgreSQL, postgresql_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     database = await Database.open(postgresql_url)
     async with following(database, poll_seconds=0.2) as queue:
         await following_at(queue, 0)
         with postgresql.away():
             await asyncio.sleep(1)
+            await until(lambda: "cannot be followed now" in caplog.text)
             assert queue.empty()
         # Given again though nothing changed: its follower cannot know what it missed.
-        await following_at(queue, 0, seconds=20)
+        await following_at(queue, 0)
         await add_active(database, new_version())
         await following_at(queue, 1)
     await database.close()
@@ -139,7 +139,7 @@ async def test_a_follower_that_is_stopped_gives_up_its_connection(postgresql_url
     name = postgresql_url.rsplit("/", 1)[1]
     admin_url = postgresql_url.removesuffix(name) + "postgres"
     async with await psycopg.AsyncConnection.connect(admin_url, autocommit=True) as connection:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 counted = await connection.execute(
                     "SELECT count(*) FROM pg_stat_activity WHERE datname = %s", (name,)

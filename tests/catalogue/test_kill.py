@@ -19,7 +19,7 @@ from tests.support.kill_server import serve
 from tests.support.kills import KEY, Victim, asking, kill_and_restart, make_archives
 
 NUM_KILLS = 50
-START_SECONDS = 120
+START_SECONDS = 300
 
 
 async def test_killed_at_any_moment_of_an_act_the_next_start_serves_what_the_database_says(

@@ -24,6 +24,7 @@ from steer_server.catalogue.states import State
 from steer_server.catalogue.store import LocalStore
 from steer_server.errors import CatalogueError, ConflictError, NotReadyError
 from tests.support.adapters import TINY, random_adapter, tiny_base_model
+from tests.support.waiting import until
 
 OPERATOR = Actor("key-1", "operator")
 
@@ -192,9 +193,9 @@ async def test_a_replica_follows_what_another_was_asked(workshop: Workshop) -> N
     following = asyncio.create_task(two.replica.follow())
     try:
         await workshop.push(one, "alpha")
-        await _until(lambda: two.served == ["alpha@1.0.0"])
+        await until(lambda: two.served == ["alpha@1.0.0"])
         await workshop.push(one, "alpha", "2.0.0", seed=2)
-        await _until(lambda: two.served == ["alpha@2.0.0"])
+        await until(lambda: two.served == ["alpha@2.0.0"])
     finally:
         following.cancel()
         with suppress(asyncio.CancelledError):
@@ -216,9 +217,9 @@ async def test_a_replica_follows_on_after_an_exception_that_nobody_foresaw(
     following = asyncio.create_task(two.replica.follow())
     try:
         await workshop.push(one, "alpha")
-        await _until(lambda: two.replica.record.aliases.keys() == {"alpha"} and not problems)
+        await until(lambda: two.replica.record.aliases.keys() == {"alpha"} and not problems)
         await workshop.push(one, "alpha", "2.0.0", seed=2)
-        await _until(lambda: two.served == ["alpha@2.0.0"])
+        await until(lambda: two.served == ["alpha@2.0.0"])
     finally:
         following.cancel()
         with suppress(asyncio.CancelledError):
@@ -281,9 +282,3 @@ async def test_pushing_what_is_just_being_removed_keeps_its_files(
     await server.lifecycle.remove("alpha", "1.0.0", OPERATOR)
     assert (await pushes[0]).state is State.ACTIVE
     assert await server.lifecycle.store.has(version.digest) and server.served == ["alpha@1.0.0"]
-
-
-async def _until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not is_so():
-            await asyncio.sleep(0.01)

@@ -20,6 +20,7 @@ from steer_server.errors import CatalogueError
 from tests.catalogue.archives import tar_of
 from tests.catalogue.bench import good_package, relisted, written
 from tests.support.adapters import tiny_base_model
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -112,10 +113,11 @@ async def test_a_cancelled_upload_leaves_nothing(folder: Path, staging: Path, tu
 
 
 async def test_a_thread_ends_before_its_cancelled_caller_goes_on() -> None:
-    ended = False
+    has_begun = ended = False
 
     def work(stop: Stop) -> None:
-        nonlocal ended
+        nonlocal has_begun, ended
+        has_begun = True
         try:
             while True:
                 stop.check()
@@ -124,7 +126,7 @@ async def test_a_thread_ends_before_its_cancelled_caller_goes_on() -> None:
             raise
 
     task = asyncio.create_task(in_thread(work))
-    await asyncio.sleep(0.02)
+    await until(lambda: has_begun)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -36,7 +36,7 @@ class ScriptedEngine(FakeEngine):
         return run
 
 
-def leases_of(engine: FakeEngine, max_wait_seconds: float = 1.0) -> SlotLeases:
+def leases_of(engine: FakeEngine, max_wait_seconds: float = 60.0) -> SlotLeases:
     return SlotLeases(
         engine.num_slots,
         engine.load_slot,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -20,6 +19,7 @@ from tests.deploy.load import (
 )
 from tests.support.adapters import TINY, random_adapter, tiny_base_model
 from tests.support.heads import random_head
+from tests.support.ports import free_port
 from tests.support.prometheus import Prometheus, scraping
 from tests.support.prompters import info
 from tests.support.servers import Running, app_server
@@ -30,12 +30,6 @@ from tests.support.upstream import handmade_upstream
 class Watched:
     server: Running
     prometheus: Prometheus
-
-
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="package")
@@ -58,7 +52,7 @@ async def watched(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Wat
             bank_rank=8,
             adapters=folder / "adapters",
             data=folder / "data",
-            upstream={"up": upstream.url, "down": f"http://127.0.0.1:{closed_port()}"},
+            upstream={"up": upstream.url, "down": f"http://127.0.0.1:{free_port()}"},
         )
         async with app_server(settings, token_seconds=0.002) as server:
 

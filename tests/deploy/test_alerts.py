@@ -113,7 +113,7 @@ async def test_a_killed_engine_fires_an_alert(tmp_path: Path) -> None:
 
 @pytest.mark.engine
 async def test_the_engine_has_the_metrics_that_rules_ask_for(vllm: Running) -> None:
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=60) as http:
         page = (await http.get(f"{vllm.url}/metrics")).text
     families = set(re.findall(r"^# TYPE (\S+)", page, re.MULTILINE))
     assert names_in_rules("vllm:") and names_in_rules("vllm:") <= families

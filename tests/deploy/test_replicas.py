@@ -29,6 +29,7 @@ from tests.support.postgres import PostgreSQL
 from tests.support.router import MODEL, Replica, routing
 from tests.support.servers import LEAST_OPTIONS
 from tests.support.tiny_model import FOR_VLLM, tiny_model_with_weights
+from tests.support.waiting import until
 
 CHAT = "/v1/chat/completions"
 NUM_CLIENTS = 8
@@ -36,6 +37,8 @@ NUM_TOKENS = 16
 PAUSE_SECONDS = 0.25
 """Of a client between two requests: a replica that starts again needs this machine too."""
 PHASE_SECONDS = 4.0
+NUM_ROUNDS = 3
+"""Of all clients in a phase, at least, however long that takes."""
 PATIENCE_SECONDS = 60.0
 
 
@@ -100,7 +103,7 @@ async def load(url: str) -> AsyncIterator[list[Reply]]:
             await asyncio.sleep(PAUSE_SECONDS)
 
     async with httpx.AsyncClient(
-        base_url=url, headers={"Authorization": f"Bearer {KEY}"}, timeout=30
+        base_url=url, headers={"Authorization": f"Bearer {KEY}"}, timeout=120
     ) as http:
         clients = [asyncio.create_task(client(http, number)) for number in range(NUM_CLIENTS)]
         try:
@@ -108,6 +111,13 @@ async def load(url: str) -> AsyncIterator[list[Reply]]:
         finally:
             is_over.set()
             await asyncio.gather(*clients)
+
+
+async def phase(replies: list[Reply]) -> None:
+    """Under load."""
+    enough = len(replies) + NUM_ROUNDS * NUM_CLIENTS
+    await asyncio.sleep(PHASE_SECONDS)
+    await until(lambda: len(replies) >= enough)
 
 
 async def num_answered(replica: Replica) -> float:
@@ -153,11 +163,11 @@ async def test_requests_are_spread_and_a_killed_replica_is_done_without_until_it
     victim, survivor = replicas
     assert await adapters(victim) == await adapters(survivor)
     async with routing([replica.running.url for replica in replicas], tmp_path) as url, load(url) as replies:
-        await asyncio.sleep(PHASE_SECONDS)
+        await phase(replies)
         shares = [await num_answered(replica) for replica in replicas]
         killed = time.monotonic()
         victim.kill()
-        await asyncio.sleep(PHASE_SECONDS)
+        await phase(replies)
         assert (await push(survivor.running, tmp_path / "new" / "amber")).status_code == 201
         starting = time.monotonic()
         await victim.start()
@@ -166,7 +176,7 @@ async def test_requests_are_spread_and_a_killed_replica_is_done_without_until_it
             while await num_answered(victim) == 0:
                 await asyncio.sleep(0.05)
         asked_again = time.monotonic()
-        await asyncio.sleep(PHASE_SECONDS)
+        await phase(replies)
     failures = [reply for reply in replies if not reply.is_answer]
     report = {
         "requests": len(replies),

@@ -189,6 +189,22 @@ def test_a_step_reads_nothing_back_from_the_device(has_base: bool) -> None:
 
 def test_the_formula_for_the_banks_memory_is_what_is_allocated() -> None:
     _, layer, _ = make_layer((48, 16, 16), torch.bfloat16)
-    matrices = [layer.down.changing_N_I, *(up.changing_N_I for up in layer.up)]
+    matrices = [layer.products.a_NG_I, *layer.products.b]
     allocated = sum(t.numel() * t.element_size() for t in matrices)
     assert bank_bytes([(IN, (48, 16, 16))], SLOTS, RANK) == allocated == layer.num_bytes
+
+
+def test_a_step_uses_the_first_ranks_up_to_the_last_that_one_of_its_plans_has_a_gate_for() -> None:
+    gates, _, _ = make_layer((40,), torch.float32)
+    gates.put(1, spread([0.5, 0.0, 0.0, 0.0, 0.0]), keep=set())
+    gates.put(2, spread([0.0, 0.0, 0.3, 0.0, 0.0]), keep=set())
+    gates.put(3, spread([0.0] * SLOTS), keep=set())
+    found = {}
+    for plan_ids in ((), (0,), (3, 0), (1, 3), (2, 1, 0), (1,)):
+        gates.fill(plan_ids)
+        found[plan_ids] = int(gates.num_used_1)
+    assert list(found.values()) == [0, 0, 0, RANK, 3 * RANK, RANK]
+    gates.forget_all()
+    gates.put(4, spread([0.0, 1.0, 0.0, 0.0, 0.0]), keep=set())
+    gates.fill([4])
+    assert int(gates.num_used_1) == 2 * RANK

@@ -61,7 +61,7 @@ async def test_evicting_a_head_waits_for_those_who_use_it(three: list[LoadedRewa
         evicting = asyncio.create_task(heads.evict(three[0].digest))
         await asyncio.sleep(0.01)
         assert not evicting.done() and three[0].digest in engine.heads
-    await asyncio.wait_for(evicting, 1)
+    await asyncio.wait_for(evicting, 60)
     assert not engine.heads
 
 
@@ -76,7 +76,7 @@ async def test_a_head_that_is_used_again_before_it_is_dropped_is_loaded_again(
     for _ in range(20):
         async with heads.hold(three[:1]):
             assert three[0].digest in engine.heads
-    await asyncio.wait_for(evicting, 1)
+    await asyncio.wait_for(evicting, 60)
 
 
 @pytest.mark.parametrize("stays", [True, False], ids=["who scores", "nobody any more"])
@@ -103,7 +103,7 @@ async def test_evicting_a_head_that_is_being_loaded_waits_for_that_and_for_who_s
         is_done.set()
     else:
         using.cancel()
-    await asyncio.wait_for(evicting, 1)
+    await asyncio.wait_for(evicting, 60)
     await asyncio.gather(using, return_exceptions=True)
     assert engine.acts == ["load head-a", "drop"] and not heads.loaded
 
@@ -157,4 +157,4 @@ async def test_a_caller_that_goes_away_leaves_the_load_to_finish(three: list[Loa
     async with heads.hold(three[:1]):
         pass
     assert engine.acts == ["load head-a"]
-    await asyncio.wait_for(heads.evict(three[0].digest), 1)
+    await asyncio.wait_for(heads.evict(three[0].digest), 60)

@@ -35,7 +35,7 @@ class Bank:
         self.slots.pop(slot, None)
 
 
-def make(num_slots: int = 2, max_waiting: int = 8, max_wait_seconds: float = 5.0) -> tuple[Bank, SlotLeases]:
+def make(num_slots: int = 2, max_waiting: int = 8, max_wait_seconds: float = 60.0) -> tuple[Bank, SlotLeases]:
     bank = Bank()
     return bank, SlotLeases(
         num_slots, bank.load, bank.clear, max_waiting=max_waiting, max_wait_seconds=max_wait_seconds
@@ -49,6 +49,17 @@ def adapters(names: str) -> list[LoadedAdapter]:
 async def settle() -> None:
     for _ in range(10):
         await asyncio.sleep(0)
+
+
+async def test_an_empty_slot_is_filled_from_the_banks_beginning() -> None:
+    """Also one that was emptied last: a step costs as much as the last slot that it uses."""
+    bank, leases = make(4)
+    for name in "abc":
+        (await leases.acquire(adapters(name))).release()
+    for name in "ca":
+        await leases.evict(ADAPTERS[name].digest)
+    (await leases.acquire(adapters("de"))).release()
+    assert bank.slots == {0: "d", 1: "b", 2: "e"}
 
 
 async def test_a_resident_adapter_is_not_loaded_again() -> None:
@@ -92,7 +103,7 @@ async def test_requests_for_resident_adapters_pass_one_that_waits() -> None:
     held_b2 = await leases.acquire(adapters("b"))
     waiting = asyncio.create_task(leases.acquire(adapters("c")))
     await settle()
-    passing = await asyncio.wait_for(leases.acquire(adapters("b")), 1)
+    passing = await asyncio.wait_for(leases.acquire(adapters("b")), 60)
     for lease in (held_a, held_b, held_b2, passing):
         lease.release()
     (await waiting).release()
@@ -108,7 +119,7 @@ async def test_popular_adapters_cannot_starve_one_that_waits() -> None:
     await settle()
     assert not popular.done()
     held.release()
-    lease = await asyncio.wait_for(rare, 1)
+    lease = await asyncio.wait_for(rare, 60)
     assert not popular.done()
     lease.release()
     (await popular).release()
@@ -322,7 +333,7 @@ async def test_many_random_requests_leave_no_lease_and_never_mix_slots() -> None
     tasks = [asyncio.create_task(use(rng.sample(NAMES, rng.randint(1, 3)))) for _ in range(200)]
     for task in rng.sample(tasks, 40):
         asyncio.get_running_loop().call_later(rng.random() / 20, task.cancel)
-    results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)
+    results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 60)
     assert not [r for r in results if isinstance(r, Exception)]
     await asyncio.sleep(0.05)
     assert leases.num_leases == leases.num_waiting == 0

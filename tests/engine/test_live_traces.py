@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,12 @@ from tests.support.tiny_model import FOR_VLLM, tiny_model_with_weights
 
 EXPORT_SECONDS = 60.0
 OURS = {"POST /v1/chat/completions", "plan", "queue"}
+
+
+def lines_of(request_id: str, log: Path) -> list[dict[str, Any]]:
+    """The log's whole lines that name the request."""
+    *whole, _ = log.read_text().split("\n")
+    return [json.loads(one) for one in whole if one.startswith("{") and f'"{request_id}"' in one]
 
 
 @pytest.mark.engine
@@ -34,9 +41,11 @@ async def test_vllms_spans_lie_below_ours_in_one_trace_that_the_log_names(tmp_pa
                     "/v1/chat/completions", json=body, headers={"X-Request-Id": "order-66"}
                 )
             assert answer.status_code == 200, answer.text
-            log = (tmp_path / "served" / "server.log").read_text().splitlines()
-            (line,) = (json.loads(one) for one in log if one.startswith("{") and '"order-66"' in one)
+            # Both come after the answer: the line, and the spans.
             async with asyncio.timeout(EXPORT_SECONDS):
+                while not (lines := lines_of("order-66", tmp_path / "served" / "server.log")):
+                    await asyncio.sleep(0.1)
+                (line,) = lines
                 while True:
                     spans = [one for one in collected.spans() if one.trace_id.hex() == line["trace_id"]]
                     by_name = {one.name: one for one in spans}

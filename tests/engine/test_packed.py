@@ -1,15 +1,19 @@
-"""Packed products on this CPU against plain ones: same numbers, also after rows were written anew."""
+"""Packed products on this CPU against plain ones: same numbers, whatever part of the bank a step uses."""
+
+from __future__ import annotations
 
 import pytest
 import torch
 
-from steer_server.engine.bank import DenseProduct, GateTable, LayerBank
-from steer_server.engine.packed import PackedProduct, is_packable, packed_if_possible
+from steer_server.engine.bank import DenseProducts, GateTable, LayerBank, Products, bank_bytes
+from steer_server.engine.packed import PackedProducts, is_packable, packed_if_possible, packed_linear
 
-IN, FIXED, CHANGING = 96, 64, 32
+IN, RANK = 96, 8
+OUTS = {"one slice": (64,), "two slices": (32, 32), "q, k and v": (64, 32, 32)}
+CPU = torch.device("cpu")
 
 needs_packing = pytest.mark.skipif(
-    not is_packable(torch.zeros(FIXED, IN, dtype=torch.bfloat16)), reason="this CPU has no bf16 products"
+    not is_packable(torch.zeros(32, IN, dtype=torch.bfloat16)), reason="this CPU has no bf16 products"
 )
 
 
@@ -17,67 +21,138 @@ def bf16(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
 
 
-@needs_packing
-@pytest.mark.parametrize("num_tokens", [1, 7, 33, 300])
-def test_a_packed_product_is_the_plain_one(num_tokens: int) -> None:
-    fixed, changing, x = bf16(FIXED, IN), bf16(CHANGING, IN, seed=1), bf16(num_tokens, IN, seed=2)
-    found = PackedProduct(changing, fixed)(x)
-    torch.testing.assert_close(found, x @ torch.cat([fixed, changing]).t(), rtol=2e-2, atol=5e-2)
-    torch.testing.assert_close(PackedProduct(changing)(x), found[:, FIXED:], rtol=0, atol=0)
-
-
-@needs_packing
-def test_rows_that_are_written_count_after_a_refresh_also_in_a_traced_graph() -> None:
-    fixed, x = bf16(FIXED, IN), bf16(5, IN, seed=2)
-    product = PackedProduct(torch.zeros(CHANGING, IN, dtype=torch.bfloat16), fixed)
-    compiled = torch.compile(lambda x: product(x) * 2, fullgraph=True, backend="eager")
-    before = compiled(x)
-    assert not before[:, FIXED:].any()
-    product.changing_N_I[3] = bf16(IN, seed=3)
-    product.refresh()
-    after = compiled(x)
-    assert torch.equal(after[:, :FIXED], before[:, :FIXED]), "the fixed rows are as they were"
-    torch.testing.assert_close(after[:, FIXED + 3], 2 * (x @ bf16(IN, seed=3)), rtol=2e-2, atol=5e-2)
-    assert after[:, FIXED:].count_nonzero() == len(x)
-
-
-@needs_packing
-def test_the_bank_in_a_layers_product_is_the_bank_beside_it() -> None:
-    weight, x = bf16(FIXED, IN), bf16(6, IN, seed=2)
-    gates = GateTable(2, 8, 32, dtype=torch.bfloat16, device=torch.device("cpu"))
-    gates.put(5, [0.5] * 32, keep={5})
-    gates.fill([0, 5, 5, 0, 5, 0])
-    layers = [
-        LayerBank(
+def layers(
+    outs: tuple[int, ...], num_slots: int, weight: torch.Tensor | None
+) -> tuple[GateTable, list[LayerBank]]:
+    """A gate table; the packed bank and the plain one, both filled with the same adapters."""
+    gates = GateTable(8, 512, num_slots * RANK, dtype=torch.bfloat16, device=CPU)
+    found = []
+    for products in (packed_if_possible, DenseProducts):
+        layer = LayerBank(
             IN,
-            (32, 32),
-            4,
-            8,
+            outs,
+            num_slots,
+            RANK,
             gates,
             dtype=torch.bfloat16,
-            device=torch.device("cpu"),
-            weight_O_I=taken,
-            product=product,
+            device=CPU,
+            weight_O_I=weight,
+            products=products,
         )
-        for taken, product in ((weight, packed_if_possible), (weight, DenseProduct), (None, DenseProduct))
-    ]
-    for layer in layers:
         for views in (layer.a_views(), layer.b_views()):
             for n, view in enumerate(views):
                 view.copy_(bf16(*view.shape, seed=10 + n))
         layer.refresh()
-    packed, dense, beside = layers
-    assert isinstance(packed.down, PackedProduct) and packed.num_bytes == 2 * dense.num_bytes
-    y = x @ weight.t()
-    beside.add_to(y, x)
-    torch.testing.assert_close(dense.forward(x), y, rtol=2e-2, atol=5e-1)
-    torch.testing.assert_close(packed.forward(x), y, rtol=2e-2, atol=5e-1)
-    for layer in (packed, dense):
-        unsteered = layer.down(x)[[0, 3, 5], :FIXED]
-        assert torch.equal(layer.forward(x)[[0, 3, 5]], unsteered), "gates of 0 add nothing, bit for bit"
+        found.append(layer)
+    return gates, found
+
+
+def use(gates: GateTable, slots: tuple[int, ...], num_tokens: int) -> None:
+    """Every second token of the step has a gate on each of the slots."""
+    width = gates.gates_T_G.shape[1]
+    vector = [0.5 if rank // RANK in slots else 0.0 for rank in range(width)]
+    gates.put(5, vector, keep=set())
+    gates.fill([5 * (token % 2) for token in range(num_tokens)])
+    gates.forget_all()
+
+
+@needs_packing
+@pytest.mark.parametrize("slots", [(), (0,), (3,), (4,), (1, 6), (8, 15), (23,)], ids=str)
+@pytest.mark.parametrize("outs", OUTS.values(), ids=OUTS.keys())
+def test_the_packed_bank_is_the_plain_one(outs: tuple[int, ...], slots: tuple[int, ...]) -> None:
+    gates, (packed, dense) = layers(outs, 24, bf16(sum(outs), IN))
+    assert isinstance(packed.products, PackedProducts)
+    for num_tokens in (2, 7, 33, 300):
+        x = bf16(num_tokens, IN, seed=2)
+        use(gates, slots, num_tokens)
+        found = packed.forward(x)
+        torch.testing.assert_close(found, dense.forward(x), rtol=2e-2, atol=1.0)
+        use(gates, (), num_tokens)
+        plain = packed.forward(x)
+        assert torch.equal(found[::2], plain[::2]), "gates of 0 add nothing, bit for bit"
+        assert bool(slots) != torch.equal(found, plain)
     assert torch.equal(packed.forward(x[None]), packed.forward(x)[None]), "with a leading dimension"
-    bias = bf16(FIXED, seed=4)
-    assert torch.equal(dense.forward(x, bias), dense.forward(x) + bias)
+    bias = bf16(sum(outs), seed=4)
+    assert torch.equal(packed.forward(x, bias), packed.forward(x) + bias)
+
+
+@needs_packing
+@pytest.mark.parametrize("outs", OUTS.values(), ids=OUTS.keys())
+def test_what_other_requests_use_of_the_bank_does_not_change_a_token(outs: tuple[int, ...]) -> None:
+    """The part of the bank that a step multiplies differs; the sums do not, bit for bit."""
+    gates, (packed, _) = layers(outs, 16, bf16(sum(outs), IN))
+    x = bf16(6, IN, seed=2)
+    gates.put(1, [0.5] * RANK + [0.0] * 15 * RANK, keep={1, 2})
+    gates.put(2, [0.0] * 15 * RANK + [0.7] * RANK, keep={1, 2})
+    gates.fill([1, 1, 1, 0, 0, 0])
+    alone = packed.forward(x)
+    gates.fill([1, 1, 1, 0, 2, 0])
+    beside = packed.forward(x)
+    assert torch.equal(alone[[0, 1, 2, 3, 5]], beside[[0, 1, 2, 3, 5]])
+    assert not torch.equal(alone[4], beside[4])
+
+
+@needs_packing
+@pytest.mark.parametrize("slots", [(), (2,), (7,)], ids=str)
+def test_a_layer_that_makes_its_own_output_gets_the_same_added(slots: tuple[int, ...]) -> None:
+    gates, (packed, dense) = layers((32, 32), 8, None)
+    assert isinstance(packed.products, PackedProducts)
+    use(gates, slots, 5)
+    x, y = bf16(5, IN, seed=2), bf16(5, 64, seed=3)
+    expected, found = y.clone(), y.clone()
+    dense.add_to(expected, x)
+    packed.add_to(found, x)
+    torch.testing.assert_close(found, expected, rtol=2e-2, atol=1.0)
+    assert torch.equal(found[::2], y[::2])
+
+
+@needs_packing
+def test_what_is_written_and_what_a_step_uses_count_in_a_traced_graph() -> None:
+    gates, (packed, _) = layers((32, 32), 8, bf16(64, IN))
+    compiled = torch.compile(lambda x: packed.forward(x) * 2, fullgraph=True, backend="eager", dynamic=True)
+    for num_tokens in (4, 5):
+        x = bf16(num_tokens, IN, seed=2)
+        for slots in ((), (1,), (7,)):
+            use(gates, slots, num_tokens)
+            assert torch.equal(compiled(x), packed.forward(x) * 2)
+    before = compiled(x)
+    packed.a_views()[1][7] = bf16(RANK, IN, seed=30)
+    packed.refresh()
+    after = compiled(x)
+    assert torch.equal(before[:, :32], after[:, :32]), "the other slice is as it was"
+    assert not torch.equal(before[:, 32:], after[:, 32:])
+
+
+@needs_packing
+def test_the_operation_was_compiled() -> None:
+    """And is not the Python that stands for it, which is slow: machines that run tests have a compiler."""
+    assert "packed_linear.cpp" in torch._C._dispatch_dump("steer::packed_linear")
+
+
+@needs_packing
+def test_the_formula_for_memory_is_what_is_held() -> None:
+    _, (packed, dense) = layers((64, 32, 32), 24, bf16(128, IN))
+    for layer in (packed, dense):
+        formula = bank_bytes([(IN, (64, 32, 32))], 24, RANK, copies=layer.products.copies)
+        assert layer.num_bytes == formula
+    held = [packed.products.a_NG_I, *packed.products.b, packed.products.down[128:], *packed.products.up]
+    assert packed.num_bytes == sum(matrix.numel() * matrix.element_size() for matrix in held)
+
+
+@needs_packing
+@pytest.mark.parametrize("slots", [(), (1,), (7,)], ids=str)
+@pytest.mark.parametrize("weight", [bf16(64, IN), None], ids=["with its weights", "beside them"])
+def test_where_there_is_no_compiler_python_does_the_same(
+    slots: tuple[int, ...], weight: torch.Tensor | None
+) -> None:
+    gates, (packed, _) = layers((32, 32), 8, weight)
+    products = packed.products
+    assert isinstance(products, PackedProducts)
+    x = bf16(9, IN, seed=2)
+    use(gates, slots, 9)
+    found = x.new_empty(9, 64)
+    packed_linear(found, x, products.down, products.up, gates.gates_T_G, gates.num_used_1, products.num_own)
+    torch.testing.assert_close(products(x, gates), found, rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -91,4 +166,5 @@ def test_the_bank_in_a_layers_product_is_the_bank_beside_it() -> None:
 )
 def test_what_cannot_be_packed_stays_plain(matrix: torch.Tensor) -> None:
     assert not is_packable(matrix)
-    assert isinstance(packed_if_possible(matrix), DenseProduct)
+    made: Products = packed_if_possible(matrix, [torch.zeros(32, 64, dtype=torch.bfloat16)])
+    assert isinstance(made, DenseProducts)

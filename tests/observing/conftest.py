@@ -44,7 +44,7 @@ class World:
 
     async def requests(self, number: int = 1) -> list[dict[str, Any]]:
         """The lines of requests, when there are so many: they are written behind a response's last byte."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(found := [one for one in self.lines() if one["name"].endswith("requests")]) < number:
                 await asyncio.sleep(0.01)
         assert len(found) == number

@@ -16,6 +16,7 @@ import pytest
 from tests.observing.conftest import World, logging_into
 from tests.support.prompters import QUESTION
 from tests.support.upstream import KEY
+from tests.support.waiting import until
 
 CULTURES = {"cultures": {"amber": 0.6, "blue": 0.4}}
 HEX = re.compile(r"[0-9a-f]{32}")
@@ -175,6 +176,7 @@ async def test_nothing_of_a_prompt_an_answer_or_a_key_is_in_a_span_or_a_line(wor
         lambda exchange: exchange.reply(400, {"error": {"message": SECRET}})
     ]
     key = await world.prompted.key()
+    await world.request()
     world.forget()
     secrets = {
         "messages": [
@@ -230,9 +232,7 @@ async def test_a_path_cannot_forge_a_line_nor_speak_to_the_terminal(world: World
     with logging_into(stream, as_json=False):
         async with world.prompted.server.http() as http:
             await http.get("/nope%0a2026-01-01 INFO steer_server.catalogue: quarantine: done%1b[2J")
-        async with asyncio.timeout(10):
-            while "404" not in stream.getvalue():
-                await asyncio.sleep(0.01)
+        await until(lambda: "404" in stream.getvalue())
     (line,) = stream.getvalue().splitlines()
     assert "GET /nope\\n2026" in line and "done\\x1b[2J 404" in line and line.isprintable()
 

@@ -11,8 +11,11 @@ import httpx
 from steer_server.catalogue.package import pack
 from steer_server.catalogue.store import LOCK, VERSIONS
 from tests.support.servers import Running
+from tests.support.waiting import until
 
 PROMPT = [{"role": "user", "content": "How important is religion in your life?"}]
+ANSWER_SECONDS = 300.0
+"""Until the real engine has answered all who ask at once, on a machine that does other things too."""
 
 
 async def push(server: Running, folder: Path, *, activate: bool = True) -> httpx.Response:
@@ -33,7 +36,7 @@ async def act(server: Running, path: str, body: Any = None) -> httpx.Response:
 async def answered_by(title: str, answers: list[str]) -> None:
     """Returns when an answer is added that names this `name@version`."""
     num_before = len(answers)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(ANSWER_SECONDS):
         while title not in answers[num_before:]:
             await asyncio.sleep(0.02)
 
@@ -80,7 +83,5 @@ def refused(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
 
 async def stored(server: Running) -> set[str]:
     """Digests in the store, once its staging area is empty, as it must be soon after any request."""
-    async with asyncio.timeout(5):
-        while any(path.name != LOCK for path in (server.store / "staging").glob("*/*")):
-            await asyncio.sleep(0.01)
+    await until(lambda: not [path for path in (server.store / "staging").glob("*/*") if path.name != LOCK])
     return {path.name for path in (server.store / VERSIONS).iterdir()}

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import getpass
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -18,25 +16,14 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tests.support.ports import free_port
+
 DEBIAN_FOLDER = Path("/usr/lib/postgresql")
 """Debian keeps the programs of each version apart, and off PATH."""
 
 START_SECONDS = 60
 STOP_SECONDS = 20
 """A clean stop that takes longer is made an unclean one."""
-
-
-def free_port() -> int:
-    """A loopback port that no outgoing connection is given while the server is stopped: below the range that
-    Linux draws from."""
-    for port in random.sample(range(20_000, 32_000), 100):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    pytest.fail("no free port for PostgreSQL")
 
 
 def find_programs() -> Path:

@@ -16,7 +16,7 @@ import httpx
 import pytest
 import yaml
 
-from tests.support.postgres import free_port
+from tests.support.ports import free_port
 from tests.support.servers import ROOT
 
 FOLDER = ROOT / "deploy" / "prometheus"

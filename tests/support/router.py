@@ -16,7 +16,7 @@ import psutil
 import yaml
 
 from tests.support.kills import KEY
-from tests.support.postgres import free_port
+from tests.support.ports import free_port
 from tests.support.servers import ROOT, Running, supervised_server
 
 PROGRAM = Path(sys.executable).with_name("vllm-router")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import httpx
+
+from tests.support.ports import free_port
 
 START_SECONDS = 60
 
@@ -24,16 +25,15 @@ class S3Server:
     def new_bucket(self) -> str:
         """Makes an empty bucket. Returns: its name."""
         name = f"bucket-{next(self._counter)}"
-        httpx.put(f"{self.endpoint}/{name}").raise_for_status()
+        # The first request has moto import what it answers with.
+        httpx.put(f"{self.endpoint}/{name}", timeout=START_SECONDS).raise_for_status()
         return name
 
 
 @contextmanager
 def s3_server() -> Iterator[S3Server]:
     """moto's S3 on a free port; takes any credentials and forgets everything when it ends."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     server = S3Server(f"http://127.0.0.1:{port}")

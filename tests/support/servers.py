@@ -34,6 +34,7 @@ from steer_server.settings import Settings
 from steer_server.state import Server
 from tests.support.adapters import random_adapter
 from tests.support.heads import random_head
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 600
@@ -103,7 +104,7 @@ def write_extras(folder: Path, base: BaseModel) -> dict[str, Path]:
 @asynccontextmanager
 async def fake_server(folder: Path, model_dir: Path, **engine_options: Any) -> AsyncIterator[Running]:
     """The real app on a FakeEngine, over a real socket."""
-    settings = Settings(model=str(model_dir), served_model_name="fake", max_wait_seconds=5, bank_rank=8)
+    settings = Settings(model=str(model_dir), served_model_name="fake", max_wait_seconds=60, bank_rank=8)
     base = BaseModel.of(settings)
     adapters = folder / "adapters"
     for name in ("amber", "blue", "coral", "denim", "ebony", "fern"):
@@ -155,7 +156,7 @@ def _metrics_page(registry: CollectorRegistry) -> Callable[[], Response]:
 @contextmanager
 def live_server(folder: Path, adapters: Path, *arguments: str, model: str = "smollm2") -> Iterator[Running]:
     """`make serve`, until it is ready; its output goes to `folder/server.log`."""
-    port = _free_port()
+    port = free_port()
     make = ["make", "-C", str(ROOT), "serve", f"PORT={port}", f"ADAPTERS={adapters}"]
     with _serving([*make, f"ARGS={' '.join(arguments)}"], port, folder, model) as (running, _):
         yield running
@@ -186,18 +187,11 @@ def supervised_server(
     Args:
         environment: variables beside this process's own.
     """
-    port = port or _free_port()
+    port = port or free_port()
     program = Path(sys.executable).with_name("steer-server")
     command = [str(program), "serve", f"--port={port}", *arguments]
     with _serving(command, port, folder, "", environment) as started:
         yield started
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 @contextmanager
@@ -212,7 +206,9 @@ def _serving(
     url = f"http://127.0.0.1:{port}"
     log_path = folder / "server.log"
     own = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "ARGS")}
-    whole = {**own, "STEER_DATA": str(folder / "data"), **(environment or {})}
+    # More adapters than slots take turns, which takes long on a machine that does other things too.
+    waits = {"STEER_MAX_WAIT_SECONDS": "300"}
+    whole = {**own, "STEER_DATA": str(folder / "data"), **waits, **(environment or {})}
     with log_path.open("a") as log:
         process = psutil.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, env=whole, start_new_session=True

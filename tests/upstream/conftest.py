@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import socket
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +13,24 @@ import openai
 import pytest
 
 from steer_server.settings import Settings
+from steer_server.upstream.client import Upstream
 from tests.support.adapters import TINY, random_adapter, tiny_base_model
+from tests.support.ports import free_port
 from tests.support.servers import Running, app_server
 from tests.support.upstream import KEY, HandmadeUpstream, RecordingTransport, handmade_upstream
+from tests.support.waiting import until
 
-SECONDS = {"connect": 2.0, "first_byte": 3.0, "between_bytes": 0.4, "breaker": 0.5, "models": 0.1}
-"""Long enough for a machine that is busy with other tests: what is asked within must come."""
+SECONDS = {"connect": 60.0, "first_byte": 120.0, "between_bytes": 120.0, "breaker": 0.5, "models": 0.1}
+"""An upstream is waited for longer than any machine takes; a test that waits for the end of it says so."""
+
+
+class Clock:
+    """Of a breaker: time passes when a test says so."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 @dataclass
@@ -29,6 +39,23 @@ class World:
     upstream: HandmadeUpstream
     record: list[str] = field(default_factory=list)
     """Everything that clients received."""
+    clock: Clock = field(default_factory=Clock)
+    """Of the upstream's breaker."""
+
+    def __post_init__(self) -> None:
+        self.up.breaker._clock = self.clock
+
+    @property
+    def up(self) -> Upstream:
+        """The app's side of the upstream."""
+        assert self.server.steer is not None
+        relay = self.server.steer.upstreams.find("up/big")
+        assert relay is not None
+        return relay.upstream
+
+    def waits(self, **seconds: float) -> None:
+        """The upstream is waited for so long from now on."""
+        self.up.patience = replace(self.up.patience, **seconds)
 
     def client(self) -> openai.AsyncOpenAI:
         return self.server.client(http_client=httpx.AsyncClient(transport=RecordingTransport(self.record)))
@@ -72,15 +99,7 @@ class World:
         )
 
     async def breaker_becomes(self, state: int) -> None:
-        async with asyncio.timeout(5):
-            while self.metric("upstream_breaker_state", upstream="up") != state:
-                await asyncio.sleep(0.01)
-
-
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        await until(lambda: self.metric("upstream_breaker_state", upstream="up") == state)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +122,7 @@ async def world(
             bank_rank=8,
             adapters=base / "adapters",
             data=tmp_path / "data",
-            upstream={"up": upstream.url, "down": f"http://127.0.0.1:{closed_port()}"},
+            upstream={"up": upstream.url, "down": f"http://127.0.0.1:{free_port()}"},
             **{f"upstream_{name}_seconds": seconds for name, seconds in SECONDS.items()},
         )
         async with app_server(settings) as server:

@@ -13,7 +13,8 @@ import pytest
 
 from steer_server.upstream.breaker import THRESHOLD
 from tests.support.upstream import KEY, Behaviour, Exchange, chunk, completion, well
-from tests.upstream.conftest import World
+from tests.support.waiting import until
+from tests.upstream.conftest import SECONDS, World
 
 LEAK = {"error": {"message": f"Your key {KEY} is bad", "type": "t", "code": "c", "param": "p", "key": KEY}}
 
@@ -106,15 +107,20 @@ BEFORE_THE_FIRST_BYTE: dict[str, tuple[Behaviour, bool, int, str]] = {
     "an error as an answer": (replies(200, LEAK), False, 502, "upstream_failed"),
     "an error as a stream": (streams(LEAK), True, 502, "upstream_failed"),
 }
+NEVER_ENDING = (silent, silent_in_the_body, only_comments)
 
 
 @pytest.mark.parametrize("name", BEFORE_THE_FIRST_BYTE)
 async def test_a_failure_before_the_first_byte_has_its_status(world: World, name: str) -> None:
     behaviour, stream, status, code = BEFORE_THE_FIRST_BYTE[name]
     world.upstream.behaviour = behaviour
+    patience = world.up.patience
+    if behaviour in NEVER_ENDING:
+        world.waits(first_byte=1.0, between_bytes=1.0)
     asking = asyncio.create_task(world.refused(stream=stream))
     assert await world.local_text()
     error = await asking
+    world.up.patience = patience
     assert (error.status_code, error.code) == (status, code)
     assert "'up'" in error.message and "127.0.0.1" not in error.message
     body: Any = error.body
@@ -163,7 +169,7 @@ async def refuses_later(exchange: Exchange) -> None:
 
 AFTER_THE_FIRST_BYTE: dict[str, tuple[Behaviour, str, str]] = {
     "cut": (cut_later, "upstream_cut", "before it was complete"),
-    "silent": (silent_later, "upstream_timeout", "nothing more within 0.4 seconds"),
+    "silent": (silent_later, "upstream_timeout", "nothing more within 1 seconds"),
     "nonsense": (nonsense_later, "upstream_garbled", "not a chunk"),
     "HTML": (html_later, "upstream_garbled", "not a chunk"),
     "no [DONE]": (ends_without_done, "upstream_cut", "before it was complete"),
@@ -176,6 +182,8 @@ AFTER_THE_FIRST_BYTE: dict[str, tuple[Behaviour, str, str]] = {
 async def test_a_failure_after_the_first_byte_is_an_event_in_the_stream(world: World, name: str) -> None:
     behaviour, code, message = AFTER_THE_FIRST_BYTE[name]
     world.upstream.behaviours = [behaviour]
+    if behaviour is silent_later:
+        world.waits(between_bytes=1.0)
     words = []
     async with world.client() as client:
         events = await client.chat.completions.create(
@@ -302,10 +310,10 @@ async def test_an_upstream_that_keeps_failing_is_left_alone_and_found_again(worl
     assert len(world.upstream.received) == THRESHOLD
     assert world.metric("upstream_breaker_state", upstream="up") == 2
     assert await world.local_text()
-    await asyncio.sleep(0.5)
+    world.clock.now += SECONDS["breaker"]
     assert (await world.refused()).status_code == 502, "the probe fails"
     assert (await world.refused()).status_code == 503
-    await asyncio.sleep(0.5)
+    world.clock.now += SECONDS["breaker"]
     world.upstream.behaviour = well
     assert (await world.ask()).choices[0].message.content == "well"
     assert world.metric("upstream_breaker_state", upstream="up") == 0
@@ -315,7 +323,7 @@ async def test_a_streaming_probe_lets_the_others_in_with_its_first_byte(world: W
     world.upstream.behaviour = replies(500, LEAK)
     for _ in range(THRESHOLD):
         await world.refused()
-    await asyncio.sleep(0.5)
+    world.clock.now += SECONDS["breaker"]
     may_end = asyncio.Event()
 
     async def long(exchange: Exchange) -> None:
@@ -348,10 +356,17 @@ async def test_an_upstream_that_echoes_the_key_in_an_answer_is_cleaned(world: Wo
 
 
 async def test_many_at_once_on_a_slow_upstream_leave_the_local_model_free(world: World) -> None:
-    world.upstream.behaviour = silent
-    asking = [asyncio.create_task(world.refused()) for _ in range(30)]
-    await asyncio.sleep(0.2)
-    started = time.monotonic()
+    may_answer = asyncio.Event()
+
+    async def slow(exchange: Exchange) -> None:
+        await may_answer.wait()
+        await well(exchange)
+
+    world.upstream.behaviour = slow
+    asking = [asyncio.create_task(world.ask()) for _ in range(30)]
+    await until(lambda: len(world.upstream.received) == 30)
     assert await world.local_text()
-    assert time.monotonic() - started < 1
-    assert {error.status_code for error in await asyncio.gather(*asking)} == {504}
+    assert not any(one.done() for one in asking)
+    may_answer.set()
+    answers = await asyncio.gather(*asking)
+    assert {answer.choices[0].message.content for answer in answers} == {"well"}

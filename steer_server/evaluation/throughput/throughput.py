@@ -33,8 +33,9 @@ WORKLOADS = {
     "bank_none": "bank, unsteered",
     "bank_zero": "bank, strength 0",
     "bank_same": "bank, one blend of 3 for all",
+    "bank_weights": "bank, blends of the same 3, all different",
     "bank_one": "bank, one adapter each, all different",
-    "bank_three": "bank, blends of 3, all different",
+    "bank_three": "bank, blends of 3 of 8, all different",
     "bank_eight": "bank, blends of 8, all different",
 }
 
@@ -43,6 +44,8 @@ NUM_TOKENS = 64
 WARM_UP_TOKENS = 4
 REFERENCE = "bare"
 
+SHORT = {"bank_weights": "same 3", "bank_three": "3 of 8"}
+"""What is judged."""
 LEAST_DECODE = {8: 0.85, 32: 0.9}
 """By batch."""
 LEAST_TO_STOCK = 2.5
@@ -137,30 +140,35 @@ def _decode_ratio(pair: Pair, batch: int) -> float:
 
 
 def verdicts(workloads: Mapping[str, Any], batches: Sequence[int]) -> list[Verdict]:
-    """The goals of DESIGN for all-different blends of three, as far as the batches allow."""
-    blends = workloads["bank_three"]
+    """The goals of DESIGN for all-different blends of three, as far as the batches allow: of the same three,
+    and of any three of eight. What different weights cost is told from one blend of the same adapters."""
 
-    def at_least(name: str, ratio: str, batch: int, least: float) -> Verdict:
-        value = blends[ratio][batch]
-        return Verdict(f"{name} at batch {batch}", value >= least, f"{value:.3f}; at least {least}")
+    def at_least(workload: str, to: str, ratio: str, batch: int, least: float) -> Verdict:
+        value = workloads[workload][ratio][batch]
+        name = f"{SHORT[workload]}: decode, to {to} at batch {batch}"
+        return Verdict(name, value >= least, f"{value:.3f}; at least {least}")
 
-    found = [
-        at_least("decode, to no LoRA", "decode_ratio", b, LEAST_DECODE[b])
-        for b in batches
-        if b in LEAST_DECODE
-    ]
+    found = []
+    for workload in SHORT:
+        found += [
+            at_least(workload, "no LoRA", "decode_ratio", batch, LEAST_DECODE[batch])
+            for batch in batches
+            if batch in LEAST_DECODE
+        ]
+        found += [
+            at_least(workload, "stock LoRA", "ratio_to_stock", batch, LEAST_TO_STOCK)
+            for batch in batches
+            if batch >= 8
+        ]
+        for batch in batches:
+            value = workloads[workload]["first_token_ratio"][batch]
+            name = f"{SHORT[workload]}: first tokens, to no LoRA at batch {batch}"
+            found.append(Verdict(name, value <= MOST_FIRST_TOKEN, f"{value:.3f}; at most {MOST_FIRST_TOKEN}"))
     found += [
-        at_least("decode, to stock LoRA", "ratio_to_stock", b, LEAST_TO_STOCK) for b in batches if b >= 8
+        at_least("bank_weights", "one blend for all", "ratio_to_one_blend", batch, LEAST_TO_ONE_BLEND)
+        for batch in batches
+        if batch >= 64
     ]
-    found += [
-        at_least("decode, to one blend for all", "ratio_to_one_blend", b, LEAST_TO_ONE_BLEND)
-        for b in batches
-        if b >= 64
-    ]
-    for batch in batches:
-        value = blends["first_token_ratio"][batch]
-        name = f"first tokens, to no LoRA at batch {batch}"
-        found.append(Verdict(name, value <= MOST_FIRST_TOKEN, f"{value:.3f}; at most {MOST_FIRST_TOKEN}"))
     return found
 
 

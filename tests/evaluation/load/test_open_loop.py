@@ -32,14 +32,20 @@ def test_poisson_arrivals_have_the_rate_and_the_spread_of_a_poisson_process_and_
 
 async def test_a_stalling_server_is_asked_on_and_the_wait_counts_from_when_a_request_was_due() -> None:
     num_under_way = most_under_way = 0
-    free_at = time.perf_counter() + 0.3
+    free_at = 0.0
+    is_full = asyncio.Event()
 
     async def send(due: float) -> Sent:
-        nonlocal num_under_way, most_under_way
+        nonlocal num_under_way, most_under_way, free_at
         num_under_way += 1
         most_under_way = max(most_under_way, num_under_way)
         began = time.perf_counter()
-        await asyncio.sleep(max(0.0, free_at - began))
+        free_at = free_at or due + 0.3
+        if num_under_way == 20:
+            is_full.set()
+        async with asyncio.timeout(60):
+            await is_full.wait()
+        await asyncio.sleep(max(0.0, free_at - time.perf_counter()))
         num_under_way -= 1
         return Sent(due, began, time.perf_counter(), "")
 

@@ -29,6 +29,7 @@ SPEED = {
     "bank_none": 91.0,
     "bank_zero": 91.0,
     "bank_same": 90.0,
+    "bank_weights": 90.5,
     "bank_one": 91.0,
     "bank_three": 88.0,
     "bank_eight": 87.0,
@@ -55,7 +56,9 @@ def test_a_way_is_compared_with_the_reference_just_before_it_and_verdicts_follow
         yield measure
 
     model = str(tiny_model_with_weights(tmp_path / "tiny"))
-    with pytest.raises(EvaluationError, match="not shown: decode, to no LoRA at batch 32, first tokens"):
+    with pytest.raises(
+        EvaluationError, match=r"not shown: same 3: first tokens.*3 of 8: decode, to no LoRA at batch 32"
+    ):
         run_throughput(Settings(model=model), [8, 32, 64], repeats=2, out=tmp_path, start=start)
     report = json.loads((tmp_path / "report.json").read_text())
     found = report["workloads"]
@@ -68,11 +71,20 @@ def test_a_way_is_compared_with_the_reference_just_before_it_and_verdicts_follow
     assert sorted(timed[1::2]) == sorted([(w, b) for w in WORKLOADS for b in (8, 32, 64)] * 2)
     shown = {verdict["name"]: verdict["is_shown"] for verdict in report["verdicts"]}
     assert shown == {
-        "decode, to no LoRA at batch 8": True,
-        "decode, to no LoRA at batch 32": False,
-        **{f"decode, to stock LoRA at batch {batch}": True for batch in (8, 32, 64)},
-        "decode, to one blend for all at batch 64": True,
-        **{f"first tokens, to no LoRA at batch {batch}": False for batch in (8, 32, 64)},
+        **{f"{w}: decode, to no LoRA at batch 8": True for w in ("same 3", "3 of 8")},
+        "same 3: decode, to no LoRA at batch 32": True,
+        "3 of 8: decode, to no LoRA at batch 32": False,
+        **{
+            f"{w}: decode, to stock LoRA at batch {b}": True
+            for w in ("same 3", "3 of 8")
+            for b in (8, 32, 64)
+        },
+        "same 3: decode, to one blend for all at batch 64": True,
+        **{
+            f"{w}: first tokens, to no LoRA at batch {b}": False
+            for w in ("same 3", "3 of 8")
+            for b in (8, 32, 64)
+        },
     }
     assert {"hardware", "versions", "commit", "command"} <= report.keys()
     printed = capsys.readouterr().out.splitlines()
@@ -91,10 +103,14 @@ def test_an_engine_that_does_not_start_says_why(tmp_path: Path) -> None:
     assert (tmp_path / "bare.log").read_text()
 
 
-@pytest.mark.parametrize(("workload", "size"), [("bank_one", 1), ("bank_three", 3), ("bank_eight", 8)])
-def test_all_blends_of_a_batch_are_different(workload: str, size: int) -> None:
+@pytest.mark.parametrize(
+    ("workload", "size", "num_used"),
+    [("bank_weights", 3, 3), ("bank_one", 1, 8), ("bank_three", 3, 8), ("bank_eight", 8, 8)],
+)
+def test_all_blends_of_a_batch_are_different(workload: str, size: int, num_used: int) -> None:
     names = [f"c{i}" for i in range(8)]
     asked = specs(workload, names, 64)
+    assert len({name for spec in asked for name in spec.cultures}) == num_used
     assert len({tuple(sorted(spec.cultures.items())) for spec in asked}) == 64
     assert {len(spec.cultures) for spec in asked} == {size}
 

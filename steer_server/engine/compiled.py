@@ -12,19 +12,20 @@ from pathlib import Path
 
 import torch
 from torch.utils import cpp_extension
+from vllm import envs
 
 logger = logging.getLogger(__name__)
 
 
 def load_operation(source: Path, flags: Sequence[str] = ()) -> bool:
     """Loads the library of a C++ file, which registers operations, compiling it (about 20 s) unless this file
-    was for this version of torch. Libraries are kept in torch's own folder for extensions.
+    was for this version of torch. Libraries are kept in vLLM's cache, beside what torch.compile makes.
 
     Returns: whether it could; why not is logged.
     """
     version = f"{torch.__version__} {os.uname().machine} {' '.join(flags)}\n"
     digest = hashlib.sha256(version.encode() + source.read_bytes()).hexdigest()[:16]
-    library = Path(cpp_extension.get_default_build_root()) / "steer_server" / f"{source.stem}-{digest}.so"
+    library = Path(envs.VLLM_CACHE_ROOT) / "steer_server" / f"{source.stem}-{digest}.so"
     try:
         if not library.exists():
             _compile(source, library, flags)

@@ -12,6 +12,7 @@ B's ranks lie in pairs, for the instruction that multiplies pairs of bf16; each 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,6 +35,7 @@ class PackedProducts:
     def __init__(
         self, a_NG_I: torch.Tensor, b: Sequence[torch.Tensor], weight_O_I: torch.Tensor | None = None
     ) -> None:
+        _define_operation()
         self.a_NG_I, self.b, self.weight_O_I = a_NG_I, tuple(b), a_NG_I.new_empty(0)
         rows = [] if weight_O_I is None else [_packed(weight_O_I.contiguous())]
         self.num_own = 0 if weight_O_I is None else len(weight_O_I)
@@ -125,8 +127,12 @@ def _product(x_T_I: torch.Tensor, packed_O_I: torch.Tensor) -> torch.Tensor:
     return y_T_O
 
 
-_library = torch.library.Library("steer", "FRAGMENT")
-_library.define(f"packed_linear{torch.library.infer_schema(packed_linear, mutates_args=('y_T_O',))}")
-torch.library.register_fake("steer::packed_linear", lambda *_: None, lib=_library)
-if not load_operation(Path(__file__).with_name("packed_linear.cpp"), COMPILER_FLAGS):
-    _library.impl("packed_linear", packed_linear, "CPU")
+@functools.cache
+def _define_operation() -> torch.library.Library:
+    """Once in a process, and only where it is used: it may have to be compiled."""
+    library = torch.library.Library("steer", "FRAGMENT")
+    library.define(f"packed_linear{torch.library.infer_schema(packed_linear, mutates_args=('y_T_O',))}")
+    torch.library.register_fake("steer::packed_linear", lambda *_: None, lib=library)
+    if not load_operation(Path(__file__).with_name("packed_linear.cpp"), COMPILER_FLAGS):
+        library.impl("packed_linear", packed_linear, "CPU")
+    return library

@@ -126,6 +126,7 @@ def test_what_is_written_and_what_a_step_uses_count_in_a_traced_graph() -> None:
 @needs_packing
 def test_the_operation_was_compiled() -> None:
     """And is not the Python that stands for it, which is slow: machines that run tests have a compiler."""
+    layers((32,), 8, None)
     assert "packed_linear.cpp" in torch._C._dispatch_dump("steer::packed_linear")
 
 

@@ -45,12 +45,13 @@ def sections(results: Mapping[str, Any]) -> list[Section]:
         "Columns are numbers of requests that run at once. Medians over rounds; each ratio is to a run of "
         f"the model without LoRA just before. The bank has {share['slots']} slots of rank {share['rank']}: "
         f"as many weights as {share['share']:.1%} of the model's linear layers and LM head, so "
-        f"{share['floor']:.2f} would be left of the speed if nothing else took time. Attention, sampling and "
+        f"{share['floor']:.2f} would be left of the speed if every token used it whole and nothing else took "
+        "time. On CPU a step uses its part alone, of which `bench scale` tells. Attention, sampling and "
         "scheduling take time too, and the bank adds nothing to them, so a ratio may lie above it."
     )
     first_tokens = (
         "A prompt goes through the layers whole and through the LM head with its last token alone, so the "
-        f"bank makes it {share['first_token_floor']:.2f} times the operations."
+        f"bank, used whole, makes it {share['first_token_floor']:.2f} times the operations."
     )
     figure = new_figure(8.0, 4.5)
     (axes,) = figure.axes

@@ -4,7 +4,8 @@ For S slots of rank R in layers of `in` inputs and `out` outputs, and B tokens i
 
     memory      2 bytes * S R Σ (slices in + out)
     share       S R Σ (slices in + out) / Σ in out, the LM head among the model's weights: what a step reads
-                and multiplies more
+                and multiplies more; on CPU A's part is of the ranks that the step uses, in blocks of 32, and
+                B's of those that a token uses
     gather      a kernel that reads only the k adapters which a token names reads B k R rows where the bank
                 reads S R, and both multiply at the machine's speed once B is above its operations per byte,
                 I. So the dense bank is the cheaper one up to S = k min(B, I) slots.
@@ -25,6 +26,11 @@ BF16_BYTES = 2
 BLENDED = 3
 """k: adapters in a blend."""
 TOKENS = (1, 8, 32, 128, 512)
+IN_USE = ((3, 3), (8, 3), (8, 8))
+"""(adapters in a step, adapters of a token), of rank 8."""
+RANK_IN_USE = 8
+RANKS_PER_BLOCK = 32
+"""A is multiplied in blocks of so many."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,12 @@ class Shape:
     def share(self, num_slots: int, rank: int) -> float:
         return self.bank_bytes(num_slots, rank) / BF16_BYTES / self.num_weights
 
+    def share_in_use(self, ranks_of_a: int, ranks_of_b: int) -> float:
+        """Where a step multiplies only what it uses (`engine/packed.py`)."""
+        a = sum(len(outputs) * inputs for inputs, outputs in self.linear_layers)
+        b = sum(sum(outputs) for _, outputs in self.linear_layers)
+        return self.layers * (ranks_of_a * a + ranks_of_b * b) / self.num_weights
+
 
 SHAPES = (
     Shape("SmolLM2-135M", 30, 576, 576, 192, 1536, 49152),
@@ -70,6 +82,19 @@ SHAPES = (
     Shape("Llama-3.1-8B", 32, 4096, 4096, 1024, 14336, 128256),
     Shape("Llama-3.1-70B", 80, 8192, 8192, 1024, 28672, 128256),
 )
+
+
+def in_use(shape: Shape, of_step: int, of_token: int) -> dict[str, Any]:
+    """*Semantics*: `floor = 1 / (1 + share)` of the bare model's speed, if only linear layers took time."""
+    of_a = -(-of_step * RANK_IN_USE // RANKS_PER_BLOCK) * RANKS_PER_BLOCK
+    share = shape.share_in_use(of_a, of_token * RANK_IN_USE)
+    return {
+        "model": shape.name,
+        "of_step": of_step,
+        "of_token": of_token,
+        "share": round(share, 4),
+        "floor": round(1 / (1 + share), 3),
+    }
 
 
 def break_even_slots(tokens: int, blended: int, operations_per_byte: float) -> float:
@@ -97,9 +122,11 @@ def show_scale(banks: Sequence[tuple[int, int]], operations_per_byte: float, out
         for slots, rank in banks
     ]
     slots_at = {tokens: break_even_slots(tokens, BLENDED, operations_per_byte) for tokens in TOKENS}
+    used = [in_use(shape, *adapters) for shape in SHAPES for adapters in IN_USE]
     results: dict[str, Any] = {
         "server": {"engine": "none: formulas"},
         "banks": rows,
+        "in_use": used,
         "operations_per_byte": operations_per_byte,
         "break_even_slots": slots_at,
     }
@@ -123,6 +150,24 @@ def show_scale(banks: Sequence[tuple[int, int]], operations_per_byte: float, out
         f"Slots up to which all of them in one product cost no more than a gather of {BLENDED} per token, at "
         f"{operations_per_byte:g} operations per byte",
     )
-    sections = [Section("Size", "", [size]), Section("When a gather is cheaper", "", [crossover])]
-    write_all(out, "Scale: the bank in larger models", results, sections, [size, crossover])
+    part = Table(
+        ["model", "adapters in a step", "of a token", "more to multiply", "speed left"],
+        [
+            [
+                str(row["model"]),
+                str(row["of_step"]),
+                str(row["of_token"]),
+                f"{row['share']:.1%}",
+                f"{row['floor']:.3f}",
+            ]
+            for row in used
+        ],
+        f"On CPU, where a step multiplies what it uses: adapters of rank {RANK_IN_USE} in the first slots",
+    )
+    sections = [
+        Section("Size", "", [size]),
+        Section("What a step uses", "", [part]),
+        Section("When a gather is cheaper", "", [crossover]),
+    ]
+    write_all(out, "Scale: the bank in larger models", results, sections, [size, part, crossover])
     print(json.dumps({"break_even_slots": slots_at}))

@@ -26,6 +26,7 @@ def test_a_shape_counts_the_weights_that_a_model_has() -> None:
     linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
     shape = Shape("small", 3, 64, 64, 32, 96, 50)
     assert shape.num_weights == sum(m.weight.numel() for m in linear)
+    assert shape.share_in_use(8, 8) == pytest.approx(shape.share(2, 4))
     inside = [m for m in linear if m is not model.get_output_embeddings()]
     assert shape.bank_bytes(2, 4) == 2 * 2 * 4 * sum(m.in_features + m.out_features for m in inside)
 
@@ -47,4 +48,8 @@ def test_larger_models_pay_a_smaller_share(tmp_path: Path, capsys: pytest.Captur
     for slots, rank in ((8, 8), (32, 16)):
         shares = [row["share"] for row in report["banks"] if (row["slots"], row["rank"]) == (slots, rank)]
         assert shares == sorted(shares, reverse=True) and len(shares) == len(SHAPES)
+    used = {(r["of_step"], r["of_token"]): r for r in report["in_use"] if r["model"] == "SmolLM2-135M"}
+    (whole,) = [row for row in report["banks"] if (row["model"], row["slots"]) == ("SmolLM2-135M", 8)]
+    assert used[8, 8]["share"] == whole["share"] > used[8, 3]["share"] > used[3, 3]["share"] > 0
+    assert used[3, 3]["floor"] == pytest.approx(1 / (1 + used[3, 3]["share"]), abs=1e-3)
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["break_even_slots"]["32"] == 96.0

@@ -17,6 +17,9 @@ from typing import Protocol
 import numpy as np
 import torch
 
+RANKS_PER_BLOCK = 32
+"""In which `packed.py` multiplies A, as its matrices are packed so."""
+
 
 class GateTable:
     """Persistent gate vectors: one row per plan in flight, copied to one row per token before each step.

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_operation(source: Path, flags: Sequence[str] = ()) -> bool:
-    """Loads the library of a C++ file, which registers operations, compiling it (about 20 s) unless this file
+    """Loads the library of a C++ file, which registers operations, compiling it first unless this file
     was for this version of torch. Libraries are kept in vLLM's cache, beside what torch.compile makes.
 
     Returns: whether it could; why not is logged.

@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 from vllm import _custom_ops as ops
 
-from steer_server.engine.bank import DenseProducts, GateTable, Products
+from steer_server.engine.bank import RANKS_PER_BLOCK, DenseProducts, GateTable, Products
 from steer_server.engine.compiled import load_operation
 
-ROWS_PER_BLOCK = 32
+ROWS_PER_BLOCK = RANKS_PER_BLOCK
 COLUMNS_PER_BLOCK = 32
 COMPILER_FLAGS = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512bf16")
 
@@ -54,7 +54,7 @@ class PackedProducts:
     def refresh(self) -> None:
         # In place: compiled graphs hold these very tensors.
         num_ranks, num_inputs = self.a_NG_I.shape
-        blocks = self.a_NG_I.view(len(self.b), -1, ROWS_PER_BLOCK, num_inputs).transpose(0, 1)
+        blocks = self.a_NG_I.view(len(self.b), -1, RANKS_PER_BLOCK, num_inputs).transpose(0, 1)
         self.down[self.num_own :].copy_(_packed(blocks.reshape(num_ranks, num_inputs)))
         for pairs, b_O_G in zip(self.up, self.b, strict=True):
             pairs.copy_(_in_pairs(b_O_G))
@@ -109,22 +109,20 @@ def packed_linear(
         up: B of each slice, in pairs.
     """
     num_used = int(num_used_1)
-    width = -(-num_used // ROWS_PER_BLOCK) * ROWS_PER_BLOCK
+    width = -(-num_used // RANKS_PER_BLOCK) * RANKS_PER_BLOCK
     rows = down[: num_own + len(up) * width]
-    if not num_used:
-        y_T_O.copy_(_product(x_T_I, rows)) if num_own else y_T_O.zero_()
+    if not num_used and not num_own:
+        y_T_O.zero_()
         return
-    wide = _product(x_T_I, rows)
-    blocks = wide[:, num_own:].reshape(len(wide), -1, len(up), ROWS_PER_BLOCK).transpose(1, 2)
+    wide: torch.Tensor = ops.weight_packed_linear_cpu(x_T_I, rows, len(rows), None)
+    if not num_used:
+        y_T_O.copy_(wide)
+        return
+    blocks = wide[:, num_own:].reshape(len(wide), -1, len(up), RANKS_PER_BLOCK).transpose(1, 2)
     gated = blocks.flatten(2) * gates_T_G[: len(x_T_I), None, :width]
     plain = [pairs[: width // 2].transpose(1, 2).flatten(0, 1) for pairs in up]
     added = [gated[:, n].float() @ b_G_O.float() for n, b_G_O in enumerate(plain)]
     y_T_O.copy_(torch.cat(added, dim=1) + (wide[:, :num_own].float() if num_own else 0.0))
-
-
-def _product(x_T_I: torch.Tensor, packed_O_I: torch.Tensor) -> torch.Tensor:
-    y_T_O: torch.Tensor = ops.weight_packed_linear_cpu(x_T_I, packed_O_I, len(packed_O_I), None)
-    return y_T_O
 
 
 @functools.cache

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.adapters import TINY, tiny_base_model
 from tests.support.servers import Running, fake_server
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -70,8 +71,8 @@ async def test_a_running_answer_is_an_error_when_its_adapter_is_quarantined_with
                 extra_body={"steering": {"cultures": {"amber": 0.5, "blue": 0.5}}},
             )
         )
-        while not slow.fake.num_running:
-            await asyncio.sleep(0.01)
+        engine = slow.fake
+        await until(lambda: engine.num_running)
         await quarantine(slow, "amber", abort=True)
         with pytest.raises(openai.ConflictError) as caught:
             await answer

@@ -370,3 +370,11 @@ async def test_many_at_once_on_a_slow_upstream_leave_the_local_model_free(world:
     may_answer.set()
     answers = await asyncio.gather(*asking)
     assert {answer.choices[0].message.content for answer in answers} == {"well"}
+
+
+async def test_many_at_once_on_a_silent_upstream_all_end(world: World) -> None:
+    world.upstream.behaviour = silent
+    world.waits(first_byte=1.0)
+    asking = [asyncio.create_task(world.refused()) for _ in range(30)]
+    assert await world.local_text()
+    assert {error.status_code for error in await asyncio.gather(*asking)} == {504}

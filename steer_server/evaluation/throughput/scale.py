@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steer_server.engine.bank import bank_bytes
+from steer_server.engine.bank import RANKS_PER_BLOCK, bank_bytes
 from steer_server.evaluation.html import Section, Table, write_all
 
 BF16_BYTES = 2
@@ -29,8 +29,6 @@ TOKENS = (1, 8, 32, 128, 512)
 IN_USE = ((3, 3), (8, 3), (8, 8))
 """(adapters in a step, adapters of a token), of rank 8."""
 RANK_IN_USE = 8
-RANKS_PER_BLOCK = 32
-"""A is multiplied in blocks of so many."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class Shape:
         return self.layers * bank_bytes(self.linear_layers, num_slots, rank, BF16_BYTES)
 
     def share(self, num_slots: int, rank: int) -> float:
-        return self.bank_bytes(num_slots, rank) / BF16_BYTES / self.num_weights
+        return self.share_in_use(num_slots * rank, num_slots * rank)
 
     def share_in_use(self, ranks_of_a: int, ranks_of_b: int) -> float:
         """Where a step multiplies only what it uses (`engine/packed.py`)."""

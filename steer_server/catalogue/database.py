@@ -23,8 +23,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from steer_server.catalogue.migrate import migrate
 from steer_server.errors import ConfigError, DatabaseError
 
-WAIT_SECONDS = 10
-"""Longest wait for a lock on SQLite, and for a free connection."""
+WAIT_SECONDS = 30
+"""Longest wait for a lock on SQLite, and for a free connection. Every act is synced to the disk with the lock
+held, and a busy disk has been seen to take more than 10 s over it."""
 
 POSTGRESQL_OPTIONS = {
     # A peer that vanished without a word is noticed in about ten seconds instead of minutes.

@@ -83,7 +83,7 @@ async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 async def test_sqlite_is_durable_and_keeps_its_promises(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "catalogue.db"
     database = await Database.open(f"sqlite:///{path}")
-    pragmas = {"journal_mode": "wal", "foreign_keys": 1, "synchronous": 2, "busy_timeout": 10_000}
+    pragmas = {"journal_mode": "wal", "foreign_keys": 1, "synchronous": 2, "busy_timeout": 30_000}
     async with database.reading() as connection:
         found = {name: await connection.scalar(text(f"PRAGMA {name}")) for name in pragmas}
     assert found == pragmas

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ from playwright.async_api import (
     Locator,
     Page,
     Request,
+    Route,
     async_playwright,
     expect,
 )
@@ -70,7 +72,7 @@ class Playground:
     def _on_console(self, message: ConsoleMessage) -> None:
         is_refusal = message.text.startswith("Failed to load resource: the server responded")
         if message.type in ("error", "warning") and not (is_refusal and self.expects_refusals):
-            self.complaints.append(message.text)
+            self.complaints.append(f"{message.text} ({message.location['url']})")
 
     def sent(self, path: str = "/v1/chat/completions") -> list[Any]:
         """The bodies of the page's POSTs to a route, oldest first."""
@@ -101,8 +103,17 @@ class Playground:
         """An adapter's versions on the operator's page."""
         return self.page.get_by_role("region", name=name, exact=True)
 
-    async def upload(self, path: Path) -> None:
-        await self.page.get_by_label("Choose a file").set_input_files(path)
+    async def upload(self, *paths: Path) -> None:
+        await self.page.get_by_label("Choose files").set_input_files(paths)
+
+    async def slow_down(self, path: str, seconds: float = 0.5) -> None:
+        """Lets the page wait for a GET."""
+
+        async def wait(route: Route) -> None:
+            await asyncio.sleep(seconds)
+            await route.continue_()
+
+        await self.page.route(f"{self.site.url}{path}", wait)
 
 
 def packed_adapter(parent: Path, base: BaseModel, name: str, version: str = "1.0.0") -> Path:

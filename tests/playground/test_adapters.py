@@ -69,6 +69,20 @@ async def test_a_package_that_is_refused_says_why(playground: Playground, tmp_pa
     await expect(refused.get_by_role("heading", name="Refused")).to_be_visible()
 
 
+async def test_packages_that_come_while_another_is_on_its_way_are_taken_after_it(
+    playground: Playground, package: Callable[..., Path]
+) -> None:
+    page = playground.page
+    await playground.open("adapters")
+    # What follows a package's arrival takes a while; the next ones come in it.
+    await playground.slow_down("/v1/audit?limit=20")
+    await playground.upload(package("lilac", "1.0.0"), package("lilac", "2.0.0"))
+    await drop(playground, package("lilac", "3.0.0"))
+    for version in ("1.0.0", "2.0.0", "3.0.0"):
+        await expect(page.get_by_text(f"lilac@{version} is active.")).to_be_visible()
+    assert (await state(playground.site, "lilac"))["3.0.0"] == "active"
+
+
 async def test_a_version_is_quarantined_released_activated_rolled_back_and_removed(
     playground: Playground, package: Callable[..., Path]
 ) -> None:
@@ -117,6 +131,8 @@ async def test_a_culture_that_was_quarantined_leaves_the_controls(
     await expect(page.get_by_text("ivory@1.0.0 is active.")).to_be_visible()
     await page.get_by_role("link", name="Chat").click()
     await page.get_by_label("Add a culture").select_option("ivory")
+    # A plan that still named it would be refused.
+    await playground.slow_down("/v1/steering")
     await page.get_by_role("link", name="Adapters", exact=True).click()
     await playground.group("ivory").get_by_role("button", name="Quarantine ivory@1.0.0").click()
     await playground.group("ivory").get_by_role("button", name="Quarantine", exact=True).click()

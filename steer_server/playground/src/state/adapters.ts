@@ -29,7 +29,9 @@ export async function act(kind: Act, name: string, version: string, why: { detai
     else if (kind === 'rollback' || kind === 'deactivate') await postJson(`${adapter}/${kind}`);
     else await postJson(`${adapter}/versions/${label}/${kind}`, kind === 'quarantine' ? why : undefined);
   } finally {
-    await Promise.all([loadAdapters(), loadCatalogue()]);
+    // In this order: who sees here that a culture is gone finds it gone from the controls too.
+    await loadCatalogue();
+    await loadAdapters();
   }
 }
 

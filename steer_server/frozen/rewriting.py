@@ -118,6 +118,8 @@ class Rewriter:
             return Rewrite("original", original, original, problem)
         key = hashlib.sha256(original.encode(errors="surrogatepass")).digest(), plan.digest, salt
         checked, was_there = await self._cache.get(key, lambda: self._written(original, write, salt))
+        self._metrics.rewrites_kept.set(len(self._cache))
+        self._metrics.rewrite_cache_characters.set(self._cache.num_characters)
         # Here, so that a system prompt that changes with every request leaves the cache of use.
         if leak := checked.problem or check_leak(original, checked.text, secrets):
             return Rewrite("original", original, original, leak)

@@ -87,6 +87,8 @@ Rewrites
 steer_rewrites_total{outcome}               messages of align_pro: `rewritten`, `cached`, `error`, or why the
                                             original was sent, a `Reason` of `frozen/rewrite_checks.py`
 steer_rewrite_seconds                       one rewrite that was in no cache, with its wait for slots
+steer_rewrites_kept                         in the cache now
+steer_rewrite_cache_characters              of them together
 """
 
 from __future__ import annotations
@@ -212,6 +214,10 @@ class Metrics:
             "One rewrite that was in no cache.",
             buckets=(0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60),
             registry=registry,
+        )
+        self.rewrites_kept = Gauge("steer_rewrites_kept", "Rewrites in the cache.", registry=registry)
+        self.rewrite_cache_characters = Gauge(
+            "steer_rewrite_cache_characters", "Of the rewrites in the cache.", registry=registry
         )
         self._heads: frozenset[str] = frozenset()
 

@@ -54,6 +54,22 @@ class World:
     def counted(self, outcome: str) -> float:
         return self.metrics.rewrites_total.labels(outcome)._value.get()
 
+    @property
+    def kept(self) -> tuple[float, float]:
+        """Rewrites in the cache, and their characters, as exported."""
+        metrics = self.metrics
+        return metrics.rewrites_kept._value.get(), metrics.rewrite_cache_characters._value.get()
+
+
+async def test_what_the_cache_holds_is_exported() -> None:
+    world = World(cache_characters=50)
+    assert world.kept == (0, 0)
+    await world.rewrite()
+    await world.rewrite()
+    assert world.kept == (1, len(BETTER))
+    await world.rewrite(salt="of another client")
+    assert world.kept == (1, len(BETTER)), "there is no room for two"
+
 
 async def test_a_rewrite_is_made_once_and_then_comes_from_the_cache() -> None:
     world = World(f"  {BETTER}\n")

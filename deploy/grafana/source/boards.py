@@ -92,6 +92,12 @@ def overview() -> Dashboard:
             by_upstream_and_outcome=total(rate("steer_upstream_requests_total"), "upstream", "outcome"),
         ),
         graph(
+            "Upstreams: tried again",
+            "Attempts that were not the first of a request.",
+            "reqps",
+            by_upstream=total(rate("steer_upstream_retries_total"), "upstream"),
+        ),
+        graph(
             "Upstreams: first byte, p95",
             "Retries included.",
             "s",
@@ -210,6 +216,13 @@ def latency() -> Dashboard:
             "s",
             median=quantile(0.5, "steer_rewrite_seconds"),
             p95=quantile(0.95, "steer_rewrite_seconds"),
+        ),
+        graph(
+            "Rewrites in the cache",
+            "Of all servers, and their characters.",
+            "short",
+            rewrites=total(metric("steer_rewrites_kept")),
+            characters=total(metric("steer_rewrite_cache_characters")),
         ),
         graph(
             "Denoised answers by outcome",

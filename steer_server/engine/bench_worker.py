@@ -156,7 +156,7 @@ def _stock_requests(catalogue: Catalogue) -> RequestsOf:
 
 
 def _bank_requests(llm: Any, catalogue: Catalogue, settings: Settings) -> RequestsOf:
-    from steer_server.engine.vllm_engine import PlanIds
+    from steer_server.engine.plan_ids import PlanIds
 
     names = sorted(catalogue.cultures)[: settings.bank_slots]
     for slot, name in enumerate(names):

@@ -7,7 +7,9 @@ other, so A lies behind the weights in one matrix, and a product may end behind 
 into blocks of 32 ranks, and each lies with those of the layer's other slices: the first ranks of the bank are
 the first rows behind the weights.
 
-B's ranks lie in pairs, for the instruction that multiplies pairs of bf16; each token reads only its own.
+B's ranks lie in pairs, for the instructions that multiply pairs of bf16: each token by itself, which reads
+only its own ranks, or many tokens at once by the CPU's matrix units, which are so much quicker that ranks
+without a gate may be multiplied too.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class Handlers:
     """As much of VllmEngine as a run needs: a handler that generates twice."""
 
     def __init__(self) -> None:
-        from steer_server.engine.vllm_engine import SteeredClient
+        from steer_server.engine.vllm_run import SteeredClient
 
         self.client = Client()
         self.steered = SteeredClient(self.client)
@@ -55,7 +55,7 @@ class Handlers:
 
 async def run(engine: Handlers) -> list[str]:
     """Ids of its requests in the engine."""
-    from steer_server.engine.vllm_engine import VllmRun
+    from steer_server.engine.vllm_run import VllmRun
 
     made = VllmRun(cast(Any, engine), "chat", {}, BASE_PLAN, cast(Any, None))
     await made.answer()

@@ -47,29 +47,31 @@ def layers(
     return gates, found
 
 
-def use(gates: GateTable, slots: tuple[int, ...], num_tokens: int) -> None:
-    """Every second token of the step has a gate on each of the slots."""
+def use(gates: GateTable, slots: tuple[int, ...], num_tokens: int, every: int = 2) -> None:
+    """Tokens of the step have a gate on each of the slots, but for the first of every so many."""
     width = gates.gates_T_G.shape[1]
     vector = [0.5 if rank // RANK in slots else 0.0 for rank in range(width)]
     gates.put(5, vector, keep=set())
-    gates.fill([5 * (token % 2) for token in range(num_tokens)])
+    gates.fill([5 if token % every else 0 for token in range(num_tokens)])
     gates.forget_all()
 
 
 @needs_packing
 @pytest.mark.parametrize("slots", [(), (0,), (3,), (4,), (1, 6), (8, 15), (23,)], ids=str)
+@pytest.mark.parametrize("every", [2, 8], ids=["half the tokens", "most tokens"])
 @pytest.mark.parametrize("outs", OUTS.values(), ids=OUTS.keys())
-def test_the_packed_bank_is_the_plain_one(outs: tuple[int, ...], slots: tuple[int, ...]) -> None:
+def test_the_packed_bank_is_the_plain_one(outs: tuple[int, ...], slots: tuple[int, ...], every: int) -> None:
+    """Of most tokens, all ranks are multiplied at once where the CPU has matrix units."""
     gates, (packed, dense) = layers(outs, 24, bf16(sum(outs), IN))
     assert isinstance(packed.products, PackedProducts)
-    for num_tokens in (2, 7, 33, 300):
+    for num_tokens in (2, 7, 16, 33, 300):
         x = bf16(num_tokens, IN, seed=2)
-        use(gates, slots, num_tokens)
+        use(gates, slots, num_tokens, every)
         found = packed.forward(x)
         torch.testing.assert_close(found, dense.forward(x), rtol=2e-2, atol=1.0)
         use(gates, (), num_tokens)
         plain = packed.forward(x)
-        assert torch.equal(found[::2], plain[::2]), "gates of 0 add nothing, bit for bit"
+        assert torch.equal(found[::every], plain[::every]), "gates of 0 add nothing, bit for bit"
         assert bool(slots) != torch.equal(found, plain)
     assert torch.equal(packed.forward(x[None]), packed.forward(x)[None]), "with a leading dimension"
     bias = bf16(sum(outs), seed=4)
@@ -77,19 +79,26 @@ def test_the_packed_bank_is_the_plain_one(outs: tuple[int, ...], slots: tuple[in
 
 
 @needs_packing
+@pytest.mark.parametrize(("num_tokens", "last_slot"), [(6, 15), (40, 7)], ids=["few tokens", "many tokens"])
 @pytest.mark.parametrize("outs", OUTS.values(), ids=OUTS.keys())
-def test_what_other_requests_use_of_the_bank_does_not_change_a_token(outs: tuple[int, ...]) -> None:
+def test_what_other_requests_use_of_the_bank_does_not_change_a_token(
+    outs: tuple[int, ...], num_tokens: int, last_slot: int
+) -> None:
     """The part of the bank that a step multiplies differs; the sums do not, bit for bit."""
     gates, (packed, _) = layers(outs, 16, bf16(sum(outs), IN))
-    x = bf16(6, IN, seed=2)
-    gates.put(1, [0.5] * RANK + [0.0] * 15 * RANK, keep={1, 2})
-    gates.put(2, [0.0] * 15 * RANK + [0.7] * RANK, keep={1, 2})
-    gates.fill([1, 1, 1, 0, 0, 0])
+    x = bf16(num_tokens, IN, seed=2)
+    for plan, slots in ((1, (0, 1, 2)), (2, (last_slot,))):
+        vector = [0.5 if rank // RANK in slots else 0.0 for rank in range(16 * RANK)]
+        gates.put(plan, vector, keep={1, 2})
+    plans = [1] * (num_tokens - 3) + [0, 0, 0]
+    gates.fill(plans)
     alone = packed.forward(x)
-    gates.fill([1, 1, 1, 0, 2, 0])
+    plans[-2] = 2
+    gates.fill(plans)
     beside = packed.forward(x)
-    assert torch.equal(alone[[0, 1, 2, 3, 5]], beside[[0, 1, 2, 3, 5]])
-    assert not torch.equal(alone[4], beside[4])
+    same = [token for token in range(num_tokens) if token != num_tokens - 2]
+    assert torch.equal(alone[same], beside[same])
+    assert not torch.equal(alone[-2], beside[-2])
 
 
 @needs_packing

@@ -11,8 +11,9 @@ from starlette.responses import Response
 from steer_server.api.align_pro import align_pro
 from steer_server.api.best_of_n import best_of_n
 from steer_server.api.diffpo import diffpo
+from steer_server.api.held import HeldStream
 from steer_server.api.key_guard import caller_of
-from steer_server.api.respond import HeldStream, Job, respond
+from steer_server.api.respond import Job, respond
 from steer_server.api.scoring import as_conversation, check_heads, check_length
 from steer_server.errors import RequestError
 from steer_server.steering.scoring import heads_of_spec

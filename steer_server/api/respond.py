@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.responses import JSONResponse, Response
 
 from steer_server.api.encode import (
     DONE,
@@ -21,6 +20,7 @@ from steer_server.api.encode import (
     steering_object,
     with_last_chunk,
 )
+from steer_server.api.held import Held, HeldStream
 from steer_server.api.scoring import Conversation, Scores
 from steer_server.api.source import FIELD
 from steer_server.catalogue.snapshot import Catalogue, LoadedRewardHead
@@ -34,57 +34,6 @@ from steer_server.observing.timings import Timings
 from steer_server.state import Server
 from steer_server.steering.plan import SteeringPlan
 from steer_server.steering.spec import SteeringSpec
-
-
-@dataclass(eq=False)
-class Held:
-    """What one request holds in the engine. `give_back` may be called more than once; it acts once."""
-
-    run: EngineRun
-    lease: Lease | None
-    on_end: Callable[[Held], None]
-    aborted: SteerError | None = None
-    """Why the request was ended by the server."""
-    _ending: asyncio.Task[None] | None = field(default=None)
-
-    def abort(self, error: SteerError) -> None:
-        """Stops the engine's work; the answer that it then ends with is replaced by an error."""
-        if self._ending is None:
-            self.aborted = error
-            self.give_back()
-
-    def give_back(self) -> asyncio.Task[None]:
-        """Stops the run, then frees its slots: in this order, so that no slot changes under a running
-        request. Goes on to the end even when the caller is cancelled."""
-        if self._ending is None:
-            self._ending = asyncio.create_task(self._end())
-        return self._ending
-
-    async def _end(self) -> None:
-        try:
-            await self.run.stop()
-        finally:
-            if self.lease is not None:
-                self.lease.release()
-            self.on_end(self)
-
-
-class HeldStream(StreamingResponse):
-    """A stream that gives back what it holds however it ends, even when it never began."""
-
-    def __init__(self, events: AsyncIterator[str], held: Held, headers: dict[str, str]) -> None:
-        super().__init__(events, media_type="text/event-stream", headers=headers)
-        self.held = held
-        self.on_end: Callable[[], Awaitable[None]] | None = None
-        """Called last."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            await asyncio.shield(self.held.give_back())
-            if self.on_end is not None:
-                await self.on_end()
 
 
 @dataclass

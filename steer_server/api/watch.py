@@ -12,7 +12,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
 from steer_server.api.encode import ERROR_PREFIX
-from steer_server.api.respond import HeldStream, error_response
+from steer_server.api.held import HeldStream
+from steer_server.api.respond import error_response
 from steer_server.errors import CLIENT_CLOSED_STATUS, CapacityError, RateLimitError, SteerError
 from steer_server.metrics import Metrics
 from steer_server.metrics.adapters import Outcome

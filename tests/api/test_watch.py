@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from steer_server.api.respond import HeldStream
+from steer_server.api.held import HeldStream
 from steer_server.api.watch import RequestWatch
 from steer_server.errors import CapacityError, EngineRefusal, SteerError
 from steer_server.metrics import Metrics

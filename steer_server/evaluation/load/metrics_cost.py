@@ -24,7 +24,8 @@ import httpx
 from prometheus_client import CollectorRegistry
 from starlette.responses import Response
 
-from steer_server.api.respond import Held, HeldStream, started_now
+from steer_server.api.held import Held, HeldStream
+from steer_server.api.respond import started_now
 from steer_server.api.watch import RequestWatch
 from steer_server.errors import EvaluationError
 from steer_server.evaluation.client import ServerClient

@@ -26,6 +26,9 @@ from tests.support.tiny_model import FOR_VLLM, tiny_model_with_weights
 CHAT = "/v1/chat/completions"
 NUM_STREAMS = 4
 NUM_TOKENS = 150
+MANY_TOKENS = 3500
+"""More than are there by the time that all have begun, however long a busy machine takes over that."""
+MAX_TOKENS = 4096
 HEALTH_SECONDS = 5.0
 """In which the page that supervisors ask must fail."""
 END_SECONDS = 60.0
@@ -99,9 +102,10 @@ async def test_whatever_goes_wrong_the_engine_is_stopped() -> None:
 @contextmanager
 def serving(folder: Path, *options: str) -> Iterator[tuple[Running, psutil.Popen]]:
     """The real server with an adapter, and its process."""
-    model = tiny_model_with_weights(folder / TINY, **FOR_VLLM)
+    model = tiny_model_with_weights(folder / TINY, **FOR_VLLM, max_position_embeddings=MAX_TOKENS)
     random_adapter(folder / "adapters", "amber", BaseModel.of(Settings(model=str(model))))
-    given = ("--model", str(model), "--adapters", str(folder / "adapters"), *LEAST_OPTIONS, *options)
+    least = (*LEAST_OPTIONS, f"--max-model-len={MAX_TOKENS}")
+    given = ("--model", str(model), "--adapters", str(folder / "adapters"), *least, *options)
     with supervised_server(folder / "served", *given) as started:
         yield started
 
@@ -111,10 +115,10 @@ def body(**more: Any) -> dict[str, Any]:
     return {"messages": PROMPT, "max_tokens": NUM_TOKENS, "ignore_eos": True, "steering": steering, **more}
 
 
-async def streamed(http: httpx.AsyncClient, begun: asyncio.Semaphore) -> list[str]:
+async def streamed(http: httpx.AsyncClient, begun: asyncio.Semaphore, **more: Any) -> list[str]:
     """All events of a stream, and what was said when the first had come."""
     events = []
-    async with http.stream("POST", CHAT, json=body(stream=True)) as response:
+    async with http.stream("POST", CHAT, json=body(stream=True, **more)) as response:
         async for line in response.aiter_lines():
             if line.startswith("data: "):
                 events.append(line.removeprefix("data: "))
@@ -139,8 +143,10 @@ async def test_when_the_engine_dies_health_fails_streams_say_so_and_the_server_e
         (engine, *_) = (one for one in server.children(recursive=True) if one.name().startswith(VLLM_PROCESS))
         begun = asyncio.Semaphore(0)
         async with running.http() as http:
-            streams = [asyncio.create_task(streamed(http, begun)) for _ in range(NUM_STREAMS)]
-            whole = asyncio.create_task(http.post(CHAT, json=body()))
+            streams = [
+                asyncio.create_task(streamed(http, begun, max_tokens=MANY_TOKENS)) for _ in range(NUM_STREAMS)
+            ]
+            whole = asyncio.create_task(http.post(CHAT, json=body(max_tokens=MANY_TOKENS)))
             for _ in streams:
                 await begun.acquire()
             killed = time.monotonic()
@@ -204,7 +210,9 @@ async def test_requests_that_do_not_finish_in_time_are_told_and_the_server_ends_
     with serving(tmp_path) as (running, server):
         begun = asyncio.Semaphore(0)
         async with running.http() as http:
-            streams = [asyncio.create_task(streamed(http, begun)) for _ in range(NUM_STREAMS)]
+            streams = [
+                asyncio.create_task(streamed(http, begun, max_tokens=MANY_TOKENS)) for _ in range(NUM_STREAMS)
+            ]
             for _ in streams:
                 await begun.acquire()
             server.terminate()

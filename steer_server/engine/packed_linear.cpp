@@ -51,7 +51,7 @@ struct Block {
 // What every layer of a step needs for its own time: kept, as new memory of this size is slow to get.
 struct Scratch {
   std::vector<BF16> wide;
-  std::vector<int64_t> num_gates;  // by token
+  std::vector<int64_t> num_gates, num_pairs;  // by token
   std::vector<int32_t> pairs;  // by token and place: pairs of ranks that it has a gate for
   std::vector<int32_t> values;  // by slice, token and place: `gate * (A x)`, two bf16 in each
   std::vector<BF16> gated;  // the same of all ranks, by slice, token and rank
@@ -80,14 +80,16 @@ void store(BF16* halves, __m512 floats) {
 }
 
 int64_t count_gates(int64_t* num_gates, Rows<const BF16> gates, int64_t num_tokens, int64_t width) {
+  int64_t all_gates = 0;
   for (int64_t token = 0; token < num_tokens; ++token) {
     num_gates[token] = 0;
     for (int64_t rank = 0; rank < width; rank += LANES) {
       const auto is_open = _mm512_cmp_ps_mask(load(gates.at(token, rank)), _mm512_setzero_ps(), _CMP_NEQ_UQ);
       num_gates[token] += _mm_popcnt_u32(is_open);
     }
+    all_gates += num_gates[token];
   }
-  return std::accumulate(num_gates, num_gates + num_tokens, int64_t{0});
+  return all_gates;
 }
 
 // Where the first of some ranks is in `A x`, whose blocks lie with those of the layer's other slices.
@@ -116,7 +118,7 @@ void add(BF16* y, const BF16* own, const BF16* b, int64_t num_outputs, const int
 void add_own_ranks(Scratch& scratch, Rows<BF16> y, Rows<const BF16> own, Rows<const BF16> ranks,
                    Rows<const BF16> gates, int64_t num_tokens, int64_t width, int64_t num_slices) {
   const int64_t most = width / 2;
-  int64_t* const num_pairs = room(scratch.num_gates, num_tokens);
+  int64_t* const num_pairs = room(scratch.num_pairs, num_tokens);
   int32_t* const pairs = room(scratch.pairs, num_tokens * most);
   int32_t* const values = room(scratch.values, num_slices * num_tokens * most);
   at::parallel_for(0, num_tokens, RANKS_PER_THREAD / width, [=](int64_t begin, int64_t end) {

@@ -7,12 +7,9 @@ from typing import Any
 
 import pytest
 
-pytestmark = [
-    # Importing vLLM warns of its own and its libraries' deprecations.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
+from tests.support.vllm_warnings import IMPORTS_VLLM
+
+pytestmark = IMPORTS_VLLM
 
 
 class DyingClient:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-pytestmark = [
-    # Importing vLLM warns of its own and its libraries' deprecations.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
+from tests.support.vllm_warnings import IMPORTS_VLLM
+
+pytestmark = IMPORTS_VLLM
 
 
 def test_a_plain_vllm_in_the_same_environment_is_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,13 +12,9 @@ from steer_server.observing.spans import current_tracer, span
 from steer_server.observing.tracing import OtelTracer
 from steer_server.settings import Settings
 from steer_server.steering.plan import BASE_PLAN
+from tests.support.vllm_warnings import IMPORTS_VLLM
 
-pytestmark = [
-    # Importing vLLM warns of its own and its libraries' deprecations.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
+pytestmark = IMPORTS_VLLM
 
 
 class Client:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
-
 from steer_server.steering.plan import SteeringPlan, build_plan
 from steer_server.steering.policy import Policy
 from steer_server.steering.spec import SteeringSpec
 from tests.support.adapters import planned_catalogue
+from tests.support.vllm_warnings import IMPORTS_VLLM
 
-pytestmark = [
-    # Importing vLLM warns of its own and its libraries' deprecations.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
+pytestmark = IMPORTS_VLLM
 
 CATALOGUE = planned_catalogue(["a"])
 

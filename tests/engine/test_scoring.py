@@ -17,13 +17,9 @@ from steer_server.errors import EngineError, RequestError
 from tests.support.adapters import TINY, tiny_base_model
 from tests.support.heads import loaded_head
 from tests.support.tiny_model import tiny_model_with_weights
+from tests.support.vllm_warnings import IMPORTS_VLLM
 
-pytestmark = [
-    # Importing vLLM warns of its own and its libraries' deprecations.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
+pytestmark = IMPORTS_VLLM
 
 MESSAGES: tuple[Message, ...] = ({"role": "user", "content": "Is bread cheap? "},)
 WHOLE, LAST_EIGHT = (TextFormat(layout="conversation", max_tokens=num) for num in (64, 8))

@@ -11,13 +11,9 @@ from starlette.requests import Request
 
 from steer_server.errors import EngineRefusal
 from tests.support.tiny_model import tiny_model_with_weights
+from tests.support.vllm_warnings import IMPORTS_VLLM
 
-pytestmark = [
-    # Importing vLLM warns of its own and its libraries' deprecations.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
+pytestmark = IMPORTS_VLLM
 
 APP = SimpleNamespace(state=SimpleNamespace(args=SimpleNamespace(log_error_stack=False)))
 SCOPE = {"type": "http", "method": "POST", "headers": [], "path": "/", "query_string": b"", "app": APP}

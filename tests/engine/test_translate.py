@@ -9,13 +9,9 @@ import pytest
 from starlette.requests import Request
 
 from steer_server.errors import CapacityError, EngineError, EngineRefusal
+from tests.support.vllm_warnings import IMPORTS_VLLM
 
-pytestmark = [
-    # Importing vLLM warns of its own and its libraries' deprecations.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
+pytestmark = IMPORTS_VLLM
 
 
 def test_every_error_of_vllm_becomes_one_of_ours() -> None:

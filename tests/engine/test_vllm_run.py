@@ -10,23 +10,12 @@ from typing import Any
 import pytest
 
 from steer_server.errors import EngineError
-from steer_server.steering.plan import SteeringPlan, build_plan
-from steer_server.steering.policy import Policy
-from steer_server.steering.spec import SteeringSpec
-from tests.support.adapters import planned_catalogue
+from steer_server.steering.plan import AdapterGate, SteeringPlan
+from tests.support.vllm_warnings import IMPORTS_VLLM
 
-pytestmark = [
-    # Importing vLLM warns of its own and its libraries' deprecations.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
+pytestmark = IMPORTS_VLLM
 
-CATALOGUE = planned_catalogue(["a"])
-
-
-def plan(weight: float) -> SteeringPlan:
-    return build_plan(SteeringSpec(cultures={"a": weight}), CATALOGUE, Policy())
+PLAN = SteeringPlan("adapters", (AdapterGate("a", "1.0.0", "d" * 64, 0.5),))
 
 
 class SlowEngine:
@@ -59,7 +48,7 @@ def running(engine: SlowEngine) -> Any:
     """A run on it, as the current one."""
     from steer_server.engine.vllm_run import VllmRun, _current_run
 
-    run = VllmRun(engine, "chat", {}, plan(0.5), None)  # type: ignore[arg-type]
+    run = VllmRun(engine, "chat", {}, PLAN, None)  # type: ignore[arg-type]
     run.lora_request = engine.plan_ids.take(run.plan)
     _current_run.set(run)
     return run

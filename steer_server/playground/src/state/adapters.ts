@@ -29,10 +29,15 @@ export async function act(kind: Act, name: string, version: string, why: { detai
     else if (kind === 'rollback' || kind === 'deactivate') await postJson(`${adapter}/${kind}`);
     else await postJson(`${adapter}/versions/${label}/${kind}`, kind === 'quarantine' ? why : undefined);
   } finally {
-    // In this order: who sees here that a culture is gone finds it gone from the controls too.
-    await loadCatalogue();
-    await loadAdapters();
+    await readAgain();
   }
+}
+
+/** What is there after an act. */
+export async function readAgain(): Promise<void> {
+  // In this order: who sees here that a culture is gone finds it gone from the controls too.
+  await loadCatalogue();
+  await loadAdapters();
 }
 
 /** What may be done with a version in its state. */

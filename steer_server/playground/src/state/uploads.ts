@@ -4,8 +4,7 @@ import { getJson } from '../api/client';
 import { type ApiError, asApiError } from '../api/errors';
 import type { AdapterVersion, Act } from '../api/types';
 import { uploadPackage } from '../api/upload';
-import { loadAdapters } from './adapters';
-import { loadCatalogue } from './catalogue';
+import { readAgain } from './adapters';
 
 const LOOK_EVERY_MS = 300;
 
@@ -42,8 +41,7 @@ async function sendOne(file: File, activates: boolean): Promise<Outcome> {
     return { fileName: file.name, error: asApiError(caught) };
   } finally {
     await watching.end();
-    await loadCatalogue();
-    await loadAdapters();
+    await readAgain();
   }
 }
 
